@@ -1,0 +1,1 @@
+"""What runs inside worker processes: one file per pool, and the row, media and storage they share. No Ray."""

@@ -1,0 +1,113 @@
+"""First pool: everything that turns a request into what steers the Transformer.
+
+Text through T5Gemma's encoder, a reference image through the Wan 2.2 VAE's, driving audio through Stable Audio's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actors.checkpoint_source import CheckpointSource
+from actors.media import read_image, read_waveform
+from actors.request import ClipRequest
+from actors.row import RowError
+from actors.stage import Compute, Stage, Work
+from actors.storage import read_bytes
+from model.audio_vae import MODEL_SAMPLE_RATE_HZ, SAMPLES_PER_LATENT
+from model.geometry import FRAMES_PER_SECOND, MAX_SECONDS, MIN_SECONDS, ClipLength
+from model.text_encoder import MAX_TEXT_TOKENS, TextFeatures
+
+
+class Conditioning(Stage):
+    """Encode prompt, reference image and driving audio.
+
+    Gives `text` and, where asked for, `negative_text` (1, L, C) float16; `image_base` and `image_sr` (1, 48, 1, H, W)
+    float32; `audio` (1, A, 64) float32; `num_audio_latents`; and `frames`: how many video latents, frames and frames
+    of sound the clip has.
+
+    Args:
+        compute: where it runs.
+        source: the checkpoint.
+        negative_prompt: encoded along with every clip for guidance, or None.
+        reads_images: load the image encoder; rows with an image need it.
+        reads_audio: load the audio encoder; rows with audio need it.
+    """
+
+    name = "conditioning"
+
+    def __init__(
+        self,
+        compute: Compute,
+        source: CheckpointSource,
+        negative_prompt: str | None = None,
+        reads_images: bool = True,
+        reads_audio: bool = True,
+    ):
+        super().__init__(compute)
+        components = ["text_encoder"] + ["image_vae"] * reads_images + ["audio_vae"] * reads_audio
+        checkpoint = source.fetch(*components)
+        self.text_encoder = checkpoint.text_encoder(compute.dtype, self.device)
+        self.image_encoder = checkpoint.image_encoder(compute.dtype, self.device) if reads_images else None
+        self.audio_codec = checkpoint.audio_codec("encoder", self.device) if reads_audio else None
+        self.negative_text: TextFeatures | None = None
+        if negative_prompt is not None:
+            self.negative_text = self.text_encoder.encode(negative_prompt)
+
+    def process(self, work: Work) -> None:
+        """See the class."""
+        request, tensors = work.request, work.tensors
+        image = self._read_image(request) if request.image is not None else None
+        waveform = self._read_waveform(work) if request.audio is not None else None
+        with self.lock:
+            text = self.text_encoder.encode(request.prompt_text())
+            tensors["text"] = text.features_1LC
+            if self.negative_text is not None:
+                tensors["negative_text"] = self.negative_text.features_1LC
+            if image is not None and self.image_encoder is not None:
+                width, height = request.base_size
+                tensors["image_base"] = self.image_encoder.encode(image, height, width)
+                if request.is_super_resolved:
+                    width, height = request.clip_size
+                    tensors["image_sr"] = self.image_encoder.encode(image, height, width)
+            length = request.text_length
+            if waveform is not None:
+                length, tensors["audio"] = self._encode_audio(request, waveform)
+        if text.num_tokens > MAX_TEXT_TOKENS:
+            work.notes.append(f"prompt: {text.num_tokens} tokens, only the first {MAX_TEXT_TOKENS} steer the clip")
+        tensors["frames"] = torch.tensor([length.num_video_latents, length.num_frames, length.sound_frames])
+        tensors.setdefault("num_audio_latents", torch.tensor(length.num_audio_latents))
+
+    def _read_image(self, request: ClipRequest):  # type: ignore[no-untyped-def]
+        try:
+            return read_image(read_bytes(str(request.image)))
+        except (OSError, ValueError) as error:
+            raise RowError("image", request.image, f"cannot be read: {error}") from error
+
+    def _read_waveform(self, work: Work) -> np.ndarray:
+        request = work.request
+        try:
+            samples = read_waveform(read_bytes(str(request.audio)), MODEL_SAMPLE_RATE_HZ, request.seconds)
+        except (OSError, ValueError) as error:
+            raise RowError("audio", request.audio, f"cannot be read: {error}") from error
+        seconds = len(samples) / MODEL_SAMPLE_RATE_HZ
+        if seconds > MAX_SECONDS:
+            reason = f"lasts {seconds:.1f} s, at most {MAX_SECONDS:g} are possible: set seconds to use its beginning"
+            raise RowError("audio", request.audio, reason)
+        if seconds < MIN_SECONDS:
+            raise RowError("audio", request.audio, f"lasts {seconds:.2f} s, at least {MIN_SECONDS:g} are needed")
+        if request.seconds is not None and request.seconds - seconds > 1 / FRAMES_PER_SECOND:
+            work.notes.append(
+                f"audio lasts {seconds:.2f} s, so the clip is shorter than the {request.seconds:g} s asked"
+            )
+        return samples
+
+    def _encode_audio(self, request: ClipRequest, samples: np.ndarray) -> tuple[ClipLength, Tensor]:
+        assert self.audio_codec is not None
+        length = ClipLength.from_audio_latents(-(-len(samples) // SAMPLES_PER_LATENT))
+        padded = np.zeros(length.num_audio_latents * SAMPLES_PER_LATENT, dtype=np.float32)
+        padded[: len(samples)] = samples
+        generator = torch.Generator().manual_seed(request.stage_seed(self.name))
+        waveform_2S = torch.from_numpy(padded).expand(2, -1).to(self.device)
+        return length, self.audio_codec.encode(waveform_2S, generator)

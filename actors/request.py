@@ -1,0 +1,205 @@
+"""What a user asks for: one validated request per clip, and the prompt text composed from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
+
+from model.geometry import MAX_SECONDS, MIN_SECONDS, ClipLength, pixel_size
+
+LANGUAGES = {
+    "zh": "Mandarin",
+    "yue": "Cantonese",
+    "en": "English",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "de": "German",
+    "fr": "French",
+}
+"""BCP 47 code to the name prompts use."""
+
+Language = Literal["zh", "yue", "en", "ja", "ko", "de", "fr"]
+NonEmpty = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+MAX_SEED = 2**63 - 1
+DEFAULT_SECONDS = 5.0
+ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_BETWEEN_CJK = re.compile(f"(?<=[{_CJK}])(?=[{_CJK}])")
+
+
+class DialogueLine(BaseModel):
+    """One thing somebody says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    speaker: NonEmpty
+    line: NonEmpty
+    language: Language | None = None
+    """Defaults to the request's language."""
+
+
+class StructuredPrompt(BaseModel):
+    """A prompt in the parts the model was trained on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: NonEmpty
+    dialogue: tuple[DialogueLine, ...] = ()
+    background_sound: str | None = None
+
+
+Prompt = Annotated[
+    Annotated[NonEmpty, Tag("text")] | Annotated[StructuredPrompt, Tag("structured")],
+    Discriminator(lambda value: "structured" if isinstance(value, dict | StructuredPrompt) else "text"),
+]
+"""Free text, or the parts."""
+
+
+class ClipRequest(BaseModel):
+    """One row of a manifest, validated.
+
+    `seconds` defaults to 5, or to the length of `audio` where there is one. `seed` defaults to a hash of the id, so
+    that a row gives the same clip wherever and however often it runs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    prompt: Prompt
+    language: Language
+    image: NonEmpty | None = None
+    audio: NonEmpty | None = None
+    seconds: Annotated[float, Field(ge=MIN_SECONDS, le=MAX_SECONDS, allow_inf_nan=False)] | None = None
+    resolution: Literal["256p", "540p", "1080p"] = "256p"
+    aspect: Literal["16:9", "9:16", "1:1"] = "16:9"
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("id")
+    @classmethod
+    def _id_is_a_safe_name(cls, value: str) -> str:
+        if not ID_PATTERN.fullmatch(value):
+            raise ValueError(
+                "must be 1 to 128 letters, digits, dots, underscores or hyphens, starting with a letter or digit"
+            )
+        return value
+
+    @field_validator("prompt", "metadata", mode="before")
+    @classmethod
+    def _may_be_json_text(cls, value: Any) -> Any:
+        # A flat file (CSV) can hold a structure only as JSON in one cell.
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            try:
+                return json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"starts like JSON but is not: {error}") from error
+        return value
+
+    @field_validator("seconds", "seed", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("must be a number")
+        return value
+
+    @property
+    def resolved_seed(self) -> int:
+        """The seed given, or one derived from the id."""
+        if self.seed is not None:
+            return self.seed
+        return int.from_bytes(hashlib.sha256(self.id.encode()).digest()[:8]) & MAX_SEED
+
+    def stage_seed(self, stage: str) -> int:
+        """A seed of its own for every stage, so that no stage depends on how many numbers another one drew."""
+        return int.from_bytes(hashlib.sha256(f"{self.resolved_seed}/{stage}".encode()).digest()[:8]) & MAX_SEED
+
+    @property
+    def base_size(self) -> tuple[int, int]:
+        """(width, height) in pixels of base generation."""
+        return pixel_size("256p", self.aspect)
+
+    @property
+    def clip_size(self) -> tuple[int, int]:
+        """(width, height) in pixels of the finished clip."""
+        return pixel_size(self.resolution, self.aspect)
+
+    @property
+    def is_super_resolved(self) -> bool:
+        """Whether the clip passes latent super-resolution."""
+        return self.resolution != "256p"
+
+    @property
+    def text_length(self) -> ClipLength:
+        """Length of the clip where no audio decides it."""
+        return ClipLength.from_seconds(self.seconds if self.seconds is not None else DEFAULT_SECONDS)
+
+    def prompt_text(self) -> str:
+        """The text the encoder sees: free text as it is, a structured prompt in the release's form."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        parts = [self.prompt.description.strip()]
+        if self.prompt.dialogue:
+            lines = [self._dialogue_text(line) for line in self.prompt.dialogue]
+            parts.append("\n".join(["Dialogue:", *lines]))
+        sound = self.prompt.background_sound or "No prominent background sound"
+        parts.append(f"Background Sound:\n<{sound.strip()}>")
+        return "\n\n".join(parts)
+
+    def _dialogue_text(self, line: DialogueLine) -> str:
+        language = LANGUAGES[line.language or self.language]
+        return f'<{line.speaker}, {language}>: "{space_cjk(line.line.strip())}"'
+
+
+def space_cjk(text: str) -> str:
+    """Put a space between neighbouring Han, kana and Hangul characters, as the release's prompts do."""
+    return _BETWEEN_CJK.sub(" ", text)
+
+
+def describe_validation_error(error: ValidationError) -> tuple[str, Any, str]:
+    """Turn pydantic's report into (field, value, what is wrong and what is allowed), first problem first.
+
+    More problems are appended to the reason, so that a user mends a row once.
+    """
+    problems: dict[str, tuple[Any, str]] = {}
+    for item in error.errors(include_url=False):
+        path = [str(part) for part in item["loc"]]
+        if path[:1] == ["prompt"]:
+            path[1:2] = []  # the name of the alternative, which no user knows
+        value = None if item["type"] == "missing" else item.get("input")
+        problems.setdefault(".".join(path) or "row", (value, _reason(item, path)))
+    (field, (value, reason)), *others = problems.items()
+    more = "".join(f"; also {name} {why}" for name, (_, why) in others)
+    return field, value, reason + more
+
+
+def _reason(item: Any, path: list[str]) -> str:
+    context = item.get("ctx", {})
+    match item["type"]:
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            owner = {"prompt": StructuredPrompt}.get(path[0], ClipRequest) if len(path) < 3 else DialogueLine
+            return f"is unknown; known here: {', '.join(owner.model_fields)}"
+        case "literal_error":
+            return f"must be one of {context['expected']}"
+        case "string_pattern_mismatch" | "string_too_short":
+            return "must not be empty"
+        case "string_type":
+            return "must be text"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']:g}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:g}"
+        case "float_parsing" | "float_type" | "int_parsing" | "int_type" | "finite_number":
+            return "must be a number"
+        case "int_from_float":
+            return "must be a whole number"
+        case _:
+            message = item["msg"].removeprefix("Value error, ")
+            return message[0].lower() + message[1:]

@@ -1,0 +1,69 @@
+"""Last pool: finished clips go to the output, the record last; whoever sees the record can trust the clip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from actors.fingerprint import LaneFingerprint
+from actors.media import probe
+from actors.stage import Compute, Stage, Work
+from actors.storage import join, write_atomically
+
+CLIPS_FOLDER = "clips"
+
+
+def clip_name(clip_id: str, suffix: str) -> str:
+    """Path of one of a clip's files, relative to the output: `clips/<id>.mp4`, `.jpg` or `.json`."""
+    return f"{CLIPS_FOLDER}/{clip_id}.{suffix}"
+
+
+class Writing(Stage):
+    """Write `<id>.mp4`, `<id>.jpg`, and then the commit marker `<id>.json`.
+
+    Writing the same clip twice is harmless. Takes `mp4` and `poster`; gives `record`, the marker's bytes as uint8.
+
+    Args:
+        compute: where it runs.
+        output_url: folder of the run.
+        fingerprint: of the lane.
+        provenance: facts about the run that go into every record.
+    """
+
+    name = "writing"
+
+    def __init__(self, compute: Compute, output_url: str, fingerprint: LaneFingerprint, provenance: dict[str, Any]):
+        super().__init__(compute)
+        self.output_url = output_url
+        self.fingerprint = fingerprint
+        self.provenance = provenance
+
+    def process(self, work: Work) -> None:
+        """See the class."""
+        request = work.request
+        mp4, poster = (work.tensors[name].numpy().tobytes() for name in ("mp4", "poster"))
+        record = {
+            "id": request.id,
+            "fingerprint": self.fingerprint.of_clip(request),
+            "request": request.model_dump(mode="json", exclude_none=True),
+            "prompt_text": request.prompt_text(),
+            "seed": request.resolved_seed,
+            "mp4": {"sha256": hashlib.sha256(mp4).hexdigest(), "num_bytes": len(mp4), **asdict(probe(mp4))},
+            "stage_seconds": work.stage_seconds,
+            "notes": work.notes,
+            "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "provenance": self.provenance,
+        }
+        data = json.dumps(record, ensure_ascii=False, indent=1).encode()
+        for suffix, content, content_type in (
+            ("mp4", mp4, "video/mp4"),
+            ("jpg", poster, "image/jpeg"),
+            ("json", data, "application/json"),
+        ):
+            write_atomically(join(self.output_url, clip_name(request.id, suffix)), content, content_type=content_type)
+        work.tensors = {"record": torch.frombuffer(bytearray(data), dtype=torch.uint8)}

@@ -1,0 +1,103 @@
+"""`python -m jobs.generate`: a manifest of prompts becomes finished clips.
+
+Exit status: 0 when every row is a clip, 3 when some rows were dead-lettered, 2 for wrong usage, 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import ray
+from rich.console import Console
+
+from pipeline.report import print_summary, write_books
+from pipeline.run import Run, RunSpec
+from pipeline.settings import load_settings
+
+EXIT_DONE = 0
+EXIT_USAGE = 2
+EXIT_DEAD_LETTERS = 3
+EXIT_INTERRUPTED = 130
+
+_FORWARDED_PREFIX = "AWS_"
+_LOCAL_LOGICAL_CPUS = 16
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; wrong usage ends the process with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.generate",
+        description="Turn a manifest of prompts into multilingual talking-human clips.",
+        epilog="Exit status: 0 all rows are clips, 3 some rows were dead-lettered, 2 wrong usage, 130 interrupted. "
+        "Running the same command again continues where it stopped.",
+    )
+    parser.add_argument("--manifest", required=True, metavar="URL", help="JSONL, CSV or Parquet; local or e.g. s3://")
+    parser.add_argument("--output", required=True, metavar="URL", help="folder of the results; local or e.g. s3://")
+    parser.add_argument("--checkpoint", required=True, metavar="URL", help="checkpoint folder; local or e.g. s3://")
+    parser.add_argument("--mode", choices=("base", "distill"), help="32 guided steps, or 8 distilled ones (default)")
+    parser.add_argument("--settings", metavar="FILE", help="YAML file of settings, see docs/settings.md")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one setting"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="make a clip anew where the output holds another of the same id"
+    )
+    parser.add_argument(
+        "--address", metavar="ADDRESS", help="Ray cluster (default: $RAY_ADDRESS, else one of its own on this machine)"
+    )
+    return parser.parse_args(arguments)
+
+
+def connect(address: str | None) -> None:
+    """Connect to a Ray cluster, or start one on this machine.
+
+    Workers of a running cluster do not see this process's environment, so the AWS variables are handed to them.
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's default, chosen on purpose and without its warning
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        # Logical CPUs: every pool needs a place even on two cores; the system's scheduler shares out the real ones.
+        num_cpus = max(os.cpu_count() or 1, _LOCAL_LOGICAL_CPUS)
+        ray.init(address="local", num_cpus=num_cpus, logging_level=logging.WARNING, log_to_driver=True)
+        return
+    variables = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED_PREFIX)}
+    runtime_env = {"env_vars": variables} if variables else None
+    ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit status."""
+    options = parse_arguments(arguments)
+    console = Console()
+    overrides = [*options.overrides, *([f"mode={options.mode}"] if options.mode else [])]
+    try:
+        settings = load_settings(options.settings, overrides)
+        spec = RunSpec(options.manifest, options.output, options.checkpoint, settings, options.overwrite)
+        run = Run(spec, console)
+        works = run.find_work()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        if works:
+            connect(options.address)
+            run.execute(works)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        console.print("interrupted: what is done is kept, the same command continues", highlight=False)
+        return EXIT_INTERRUPTED
+    finally:
+        gallery_url = write_books(run)
+        ray.shutdown()
+    print_summary(console, run, gallery_url)
+    return EXIT_DEAD_LETTERS if run.result.dead_letters else EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

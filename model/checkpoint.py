@@ -1,0 +1,165 @@
+"""The release's checkpoint folders, read unchanged.
+
+A checkpoint is one folder that holds, under the names the release's own examples use, `base`, `distill`, `540p_sr`,
+`1080p_sr`, `turbo_vae`, `t5gemma-9b-9b-ul2`, `stable-audio-open-1.0` and `Wan2.2-TI2V-5B`. What a component is (sizes,
+experts, ...) is derived from its tensors; nothing is told by flags.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from model.audio_vae import AudioCodec, build_audio_vae, convert_oobleck_state_dict
+from model.text_encoder import TextEncoder
+from model.transformer import Transformer
+from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder, load_turbo_vae_state_dict
+from model.variants import config_from_shapes
+from model.wan_vae import WanImageEncoder, load_image_encoder
+
+COMPONENT_FOLDERS = {
+    "base": "base",
+    "distill": "distill",
+    "sr_540p": "540p_sr",
+    "sr_1080p": "1080p_sr",
+    "turbo_vae": "turbo_vae",
+    "text_encoder": "t5gemma-9b-9b-ul2",
+    "audio_vae": "stable-audio-open-1.0",
+    "image_vae": "Wan2.2-TI2V-5B",
+}
+"""Component to folder, relative to the checkpoint."""
+
+TURBO_VAE_CONFIG = "TurboV3-Wan22-TinyShallow_7_7.json"
+TURBO_VAE_WEIGHTS = "checkpoint-340000.ckpt"
+IMAGE_VAE_WEIGHTS = "Wan2.2_VAE.pth"
+AUDIO_VAE_CONFIG = "model_config.json"
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint lacks something or holds something else than it should."""
+
+
+def check_tensors(where: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> None:
+    """Compare tensor names and shapes.
+
+    Raises:
+        CheckpointError: naming the component, the first wrong tensor, the expected and the found shape.
+    """
+    for name, shape in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{where}: tensor {name} is missing, expected shape {list(shape)}")
+        if list(found[name]) != list(shape):
+            raise CheckpointError(f"{where}: tensor {name} has shape {list(found[name])}, expected {list(shape)}")
+    if unexpected := sorted(set(found) - set(expected)):
+        raise CheckpointError(f"{where}: tensor {unexpected[0]} is not expected ({len(unexpected)} such)")
+
+
+def _require(path: Path) -> Path:
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist")
+    return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(_require(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / SAFETENSORS_INDEX
+    if index.exists():
+        return [_require(folder / name) for name in sorted(set(_read_json(index)["weight_map"].values()))]
+    return [_require(folder / SAFETENSORS)]
+
+
+def _iterate_tensors(folder: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    for shard in _shards(folder):
+        with safe_open(shard, "pt", device=str(device)) as file:
+            for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                yield name, file.get_tensor(name)
+
+
+def _safetensors_shapes(folder: Path) -> dict[str, list[int]]:
+    shapes = {}
+    for shard in _shards(folder):
+        with safe_open(shard, "pt") as file:
+            shapes.update({name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+    return shapes
+
+
+def _load_strict(where: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    check_tensors(where, expected, {name: tensor.shape for name, tensor in tensors.items()})
+    module.load_state_dict(tensors, strict=True, assign=True)
+    module.eval().requires_grad_(False)
+
+
+class Checkpoint:
+    """A checkpoint folder on a local disk.
+
+    Args:
+        folder: see the module's text.
+
+    Raises:
+        CheckpointError: if the folder does not exist.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = _require(Path(folder))
+
+    def component_folder(self, component: str) -> Path:
+        """Folder of one component, which must exist."""
+        return _require(self.folder / COMPONENT_FOLDERS[component])
+
+    def transformer(self, variant: str, compute_dtype: torch.dtype, device: torch.device) -> Transformer:
+        """Load `base`, `distill`, `sr_540p` or `sr_1080p`, tensor by tensor onto the device."""
+        folder = self.component_folder(variant)
+        config_path = folder / "config.json"
+        overrides = _read_json(config_path) if config_path.exists() else {}
+        shapes = _safetensors_shapes(folder)
+        config = config_from_shapes(shapes, variant, overrides)
+        with torch.device("meta"):
+            model = Transformer(config, compute_dtype)
+        dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        check_tensors(str(folder), {name: t.shape for name, t in model.state_dict().items()}, shapes)
+        tensors = {name: tensor.to(dtypes[name]) for name, tensor in _iterate_tensors(folder, device)}
+        _load_strict(str(folder), model, tensors)
+        return model
+
+    def text_encoder(self, dtype: torch.dtype, device: torch.device) -> TextEncoder:
+        """Load the T5Gemma encoder and its tokenizer."""
+        return TextEncoder(self.component_folder("text_encoder"), dtype, device)
+
+    def image_encoder(self, dtype: torch.dtype, device: torch.device) -> WanImageEncoder:
+        """Load the Wan 2.2 VAE's encoder."""
+        path = _require(self.component_folder("image_vae") / IMAGE_VAE_WEIGHTS)
+        return load_image_encoder(torch.load(path, map_location="cpu", weights_only=True), dtype, device)
+
+    def audio_codec(self, part: Literal["encoder", "decoder"], device: torch.device) -> AudioCodec:
+        """Load one half of Stable Audio Open's autoencoder, in float32."""
+        folder = self.component_folder("audio_vae")
+        with torch.device("meta"):
+            vae = build_audio_vae(_read_json(folder / AUDIO_VAE_CONFIG))
+        _load_strict(str(folder), vae, convert_oobleck_state_dict(dict(_iterate_tensors(folder, device))))
+        return AudioCodec(vae, part)
+
+    def turbo_vae(self, dtype: torch.dtype, device: torch.device) -> TurboVAEDecoder:
+        """Load the Turbo VAE decoder."""
+        folder = self.component_folder("turbo_vae")
+        with torch.device("meta"):
+            model = TurboVAEDecoder(TurboVAEConfig.from_dict(_read_json(folder / TURBO_VAE_CONFIG)))
+        path = _require(folder / TURBO_VAE_WEIGHTS)
+        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        tensors = {name: t.to(device, dtype) for name, t in load_turbo_vae_state_dict(raw).items()}
+        _load_strict(str(folder), model, tensors)
+        return model

@@ -1,0 +1,235 @@
+"""Encoding of a reference image with the Wan 2.2 video autoencoder.
+
+Tensor legend: B batch, C channels, T latent frames, H W latent height/width, F pixel frames, Y X pixel height/width.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from diffusers import AutoencoderKLWan
+from diffusers.utils import load_image
+from diffusers.video_processor import VideoProcessor
+from PIL import Image
+
+LATENT_CHANNELS = 48
+SPATIAL_COMPRESSION = 16
+CHANNEL_MULTIPLES = (1, 2, 4, 4)
+
+# Per-channel statistics of the latent; source: 'mean' and 'std' of the golden file wan22_vae_io.safetensors.
+# fmt: off
+WAN22_LATENT_MEAN = (
+    -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557, -0.1382, 0.0542, 0.2813, 0.0891,
+    0.1570, -0.0098, 0.0375, -0.1825, -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502,
+    -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230, -0.0313, -0.1649, 0.0117, 0.0723,
+    -0.2839, -0.2083, -0.0520, 0.3748, 0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667,
+)
+WAN22_LATENT_STD = (
+    0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013, 0.8158, 1.0344, 0.5894, 1.0901,
+    0.6885, 0.6165, 0.8454, 0.4978, 0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659,
+    0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093, 0.5709, 0.6065, 0.6415, 0.4944,
+    0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
+)
+# fmt: on
+
+# Name parts, diffusers' on the left and Wan2.2_VAE.pth's on the right. Rules of one group never match the same name.
+_HEAD_RULES = (
+    ("coder.conv_in.", "coder.conv1."),
+    ("coder.norm_out.", "coder.head.0."),
+    ("coder.conv_out.", "coder.head.2."),
+    ("post_quant_conv.", "conv2."),
+    ("quant_conv.", "conv1."),
+    (".mid_block.resnets.0.", ".middle.0."),
+    (".mid_block.attentions.0.", ".middle.1."),
+    (".mid_block.resnets.1.", ".middle.2."),
+)
+_BLOCK_RULES = (
+    ("encoder.down_blocks.", "encoder.downsamples."),
+    ("decoder.up_blocks.", "decoder.upsamples."),
+    (".downsampler.", ".downsamples.2."),
+    (".upsampler.", ".upsamples.3."),
+)
+_RESNET_RULES = (
+    (".norm1.", ".residual.0."),
+    (".conv1.", ".residual.2."),
+    (".norm2.", ".residual.3."),
+    (".conv2.", ".residual.6."),
+    (".conv_shortcut.", ".shortcut."),
+)
+
+
+def wan22_original_name(name: str) -> str:
+    """Name in `Wan2.2_VAE.pth` of the tensor that diffusers' `AutoencoderKLWan` calls `name`."""
+    if ".resnets." in name:
+        for ours, original in _RESNET_RULES:
+            name = name.replace(ours, original)
+    for ours, original in _HEAD_RULES:
+        if ours in name:
+            return name.replace(ours, original)
+    for ours, original in _BLOCK_RULES:
+        name = name.replace(ours, original)
+    inner = ".downsamples." if name.startswith("encoder.") else ".upsamples."
+    return name.replace(".resnets.", inner)
+
+
+def convert_wan22_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the tensors of `Wan2.2_VAE.pth` to diffusers' names; names that are diffusers' already pass unchanged.
+
+    The checkpoint may lack the decoder (`decoder.*`, `conv2.*`), which encoding does not need.
+    diffusers' own single-file converter knows the 2.1 layout and lets tensors of the nested 2.2 decoder overwrite
+    each other, so the names are mapped here, by asking the model itself which it has.
+
+    Raises:
+        ValueError: an encoder tensor is missing, or a name is unknown.
+    """
+    expected = _meta_model(state_dict).state_dict()
+    if "encoder.conv_in.weight" in state_dict:
+        converted = dict(state_dict)
+    else:
+        to_diffusers = {wan22_original_name(name): name for name in expected}
+        converted = {to_diffusers.get(name, name): tensor for name, tensor in state_dict.items()}
+    unexpected = sorted(converted.keys() - expected.keys())
+    if unexpected:
+        raise ValueError(f"Wan 2.2 VAE checkpoint holds {len(unexpected)} unknown tensors, first: {unexpected[:3]}")
+    _require(expected, converted, ("encoder.", "quant_conv."))
+    return converted
+
+
+def build_wan_vae(state_dict: Mapping[str, torch.Tensor]) -> AutoencoderKLWan:
+    """Whole autoencoder, encoder and decoder, with the given weights (either naming) in their own dtype and device.
+
+    `dim` and `dec_dim` are read from the tensors' shapes, everything else is the release's: multiples 1, 2, 4, 4, two
+    residual blocks per level, no temporal downsampling on the first level, patch 2. The tensors are not copied.
+
+    Raises:
+        ValueError: a tensor is missing or unknown, or a shape does not fit the rest.
+    """
+    vae = _meta_model(state_dict)
+    converted = convert_wan22_state_dict(state_dict)
+    _require(vae.state_dict(), converted, ("",))
+    return _load(vae, converted)
+
+
+class WanImageEncoder:
+    """Turns a picture into the normalised latent that the Transformer is conditioned on."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        """Take an autoencoder of which only the encoder and `quant_conv` are used."""
+        self._vae = vae
+        self._processor = VideoProcessor(vae_scale_factor=SPATIAL_COMPRESSION)
+
+    @torch.no_grad()
+    def encode(self, image: Image.Image, height: int, width: int) -> torch.Tensor:
+        """Encode `image`, cropped around its centre to height:width and then resized.
+
+        Args:
+            image: any mode and orientation tag; an alpha channel is dropped.
+            height: in pixels, a multiple of 16.
+            width: in pixels, a multiple of 16.
+
+        Returns:
+            (1, 48, 1, height/16, width/16) float32 on the model's device.
+
+        Raises:
+            ValueError: height or width is no positive multiple of 16.
+        """
+        for field, value in (("height", height), ("width", width)):
+            if value <= 0 or value % SPATIAL_COMPRESSION:
+                raise ValueError(f"{field} must be a positive multiple of {SPATIAL_COMPRESSION}, got {value}")
+        cropped = centre_crop(load_image(image), height, width)
+        pixels_1CYX = self._processor.preprocess(cropped, height=height, width=width)
+        return self.encode_pixels(pixels_1CYX.unsqueeze(2))
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels_BCFYX: torch.Tensor) -> torch.Tensor:
+        """Encode frames.
+
+        Args:
+            pixels_BCFYX: (B, 3, F, Y, X) in [-1, 1], any float dtype; F = 4n + 1, Y and X multiples of 16.
+
+        Returns:
+            (B, 48, (F-1)/4+1, Y/16, X/16) float32, normalised per channel.
+        """
+        weight = self._vae.quant_conv.weight
+        pixels_BCFYX = pixels_BCFYX.to(device=weight.device, dtype=weight.dtype)
+        mean_BCTHW = self._vae.encode(pixels_BCFYX).latent_dist.mode()
+        # The release keeps the statistics, and the reciprocal, in the dtype of the weights.
+        mean = mean_BCTHW.new_tensor(WAN22_LATENT_MEAN).view(-1, 1, 1, 1)
+        inverse_std = (1.0 / mean_BCTHW.new_tensor(WAN22_LATENT_STD)).view(-1, 1, 1, 1)
+        return ((mean_BCTHW - mean) * inverse_std).float()
+
+
+def load_image_encoder(
+    state_dict: Mapping[str, torch.Tensor], dtype: torch.dtype, device: torch.device | str
+) -> WanImageEncoder:
+    """Image encoder from the tensors of `Wan2.2_VAE.pth` or of diffusers' folder `vae`, without the decoder's weights.
+
+    Raises:
+        ValueError: an encoder tensor is missing or does not fit, or a name is unknown.
+    """
+    vae = _meta_model(state_dict)
+    del vae.decoder, vae.post_quant_conv
+    kept = {
+        name: tensor.to(device=device, dtype=dtype)
+        for name, tensor in convert_wan22_state_dict(state_dict).items()
+        if name.startswith(("encoder.", "quant_conv."))
+    }
+    return WanImageEncoder(_load(vae, kept))
+
+
+def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Largest centred part of `image` with the aspect ratio height:width; sizes are rounded down to whole pixels.
+
+    The ratio is approached as the release does it, so a side can end up to one pixel short of the exact ratio.
+    """
+    image_width, image_height = image.size
+    if (image_width, image_height) == (width, height):
+        return image
+    if image_height / image_width > height / width:
+        kept_width, kept_height = image_width, int(image_width * height / width)
+    else:
+        kept_width, kept_height = int(image_height * width / height), image_height
+    left, top = (image_width - kept_width) / 2, (image_height - kept_height) / 2
+    return image.crop((left, top, left + kept_width, top + kept_height))
+
+
+def _meta_model(state_dict: Mapping[str, torch.Tensor]) -> AutoencoderKLWan:
+    """Model without storage whose widths follow the shapes in `state_dict` (either naming)."""
+    conv_in = _first(state_dict, "encoder.conv1.weight", "encoder.conv_in.weight")
+    if conv_in is None:
+        raise ValueError("Wan 2.2 VAE checkpoint has neither encoder.conv1.weight nor encoder.conv_in.weight")
+    decoder_out = _first(state_dict, "decoder.head.2.weight", "decoder.conv_out.weight")
+    with torch.device("meta"):
+        return AutoencoderKLWan(
+            base_dim=conv_in.shape[0],
+            decoder_base_dim=conv_in.shape[0] if decoder_out is None else decoder_out.shape[1],
+            z_dim=LATENT_CHANNELS,
+            dim_mult=list(CHANNEL_MULTIPLES),
+            num_res_blocks=2,
+            temperal_downsample=[False, True, True],
+            latents_mean=list(WAN22_LATENT_MEAN),
+            latents_std=list(WAN22_LATENT_STD),
+            is_residual=True,
+            in_channels=12,
+            out_channels=12,
+            patch_size=2,
+            scale_factor_temporal=4,
+            scale_factor_spatial=SPATIAL_COMPRESSION,
+        )
+
+
+def _first(state_dict: Mapping[str, torch.Tensor], *names: str) -> torch.Tensor | None:
+    return next((state_dict[name] for name in names if name in state_dict), None)
+
+
+def _require(expected: Iterable[str], given: Mapping[str, torch.Tensor], prefixes: tuple[str, ...]) -> None:
+    missing = sorted(name for name in expected if name.startswith(prefixes) and name not in given)
+    if missing:
+        raise ValueError(f"Wan 2.2 VAE checkpoint lacks {len(missing)} tensors, first: {missing[:3]}")
+
+
+def _load(vae: AutoencoderKLWan, converted: Mapping[str, torch.Tensor]) -> AutoencoderKLWan:
+    try:
+        vae.load_state_dict(converted, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"Wan 2.2 VAE checkpoint does not fit the architecture: {error}") from error
+    return vae.eval().requires_grad_(False)

@@ -1,0 +1,138 @@
+"""A lane: the clips of a run that need the same checkpoints, and so can share pools of actors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from actors.fingerprint import LaneFingerprint, hash_facts
+from actors.request import ClipRequest
+from actors.storage import join, list_sizes, read_range
+from model.checkpoint import COMPONENT_FOLDERS
+from model.geometry import RESOLUTIONS
+from pipeline.settings import Settings
+
+NUMERICS_VERSION = 1
+"""Raised whenever a change of this code changes pixels or sound, so that old clips are not taken for new ones."""
+
+_SAMPLE_BYTES = 65_536
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One combination of base model and resolution.
+
+    Attributes:
+        mode: "base" or "distill".
+        resolution: "256p", "540p" or "1080p".
+    """
+
+    mode: str
+    resolution: str
+
+    def __str__(self) -> str:
+        return f"{self.mode}/{self.resolution}"
+
+    @property
+    def is_super_resolved(self) -> bool:
+        """Whether the lane has a super-resolution pool."""
+        return self.resolution != "256p"
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages its clips pass, in order."""
+        middle = ("super_resolution",) if self.is_super_resolved else ()
+        return ("conditioning", "base_generation", *middle, "decoding", "writing")
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The checkpoint's components every clip needs; clips with a reference image need `image_vae` too."""
+        middle = (f"sr_{self.resolution}",) if self.is_super_resolved else ()
+        return (self.mode, *middle, "text_encoder", "turbo_vae", "audio_vae")
+
+    def uses_negative_prompt(self, settings: Settings) -> bool:
+        """Whether any of its models runs with guidance."""
+        return self.mode == "base" or (self.is_super_resolved and settings.sampling.sr_guidance is not None)
+
+
+def component_fingerprint(checkpoint_url: str, component: str) -> str:
+    """Hash of a component's files: every name and size, and the first and last 64 KiB of each.
+
+    Whole files would be exact and would mean reading 30 GB before the first clip; the samples hold each file's table
+    of tensors and some of its weights.
+
+    Raises:
+        ValueError: if the checkpoint lacks the component.
+    """
+    folder = join(checkpoint_url, COMPONENT_FOLDERS[component])
+    digest = hashlib.sha256()
+    files = list_sizes(folder)
+    if not files:
+        raise ValueError(f"checkpoint {checkpoint_url}: folder {COMPONENT_FOLDERS[component]} is missing or empty")
+    for name, (size, _) in sorted(files.items()):
+        url = join(folder, name)
+        digest.update(f"{name}\0{size}\0".encode())
+        digest.update(read_range(url, 0, min(size, _SAMPLE_BYTES)))
+        digest.update(read_range(url, max(0, size - _SAMPLE_BYTES), size))
+    return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class LaneWork:
+    """The clips of one lane and what they are made with.
+
+    Attributes:
+        lane: the lane.
+        requests: its clips, in the manifest's order.
+        fingerprint: of checkpoint and settings.
+    """
+
+    lane: Lane
+    requests: tuple[ClipRequest, ...]
+    fingerprint: LaneFingerprint
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether any clip has a reference image."""
+        return any(request.image is not None for request in self.requests)
+
+    @property
+    def reads_audio(self) -> bool:
+        """Whether any clip is driven by audio."""
+        return any(request.audio is not None for request in self.requests)
+
+
+def split_into_lanes(requests: Sequence[ClipRequest], checkpoint_url: str, settings: Settings) -> list[LaneWork]:
+    """Group requests by lane, small clips first, each lane in the manifest's order.
+
+    Raises:
+        ValueError: if the checkpoint lacks a component that a lane needs.
+    """
+    hashes: dict[str, str] = {}
+
+    def component_hash(name: str) -> str:
+        if name not in hashes:
+            hashes[name] = component_fingerprint(checkpoint_url, name)
+        return hashes[name]
+
+    works = []
+    for resolution in RESOLUTIONS:
+        lane = Lane(settings.mode, resolution)
+        chosen = tuple(request for request in requests if request.resolution == resolution)
+        if not chosen:
+            continue
+        facts = {
+            "numerics": NUMERICS_VERSION,
+            "components": {name: component_hash(name) for name in lane.components},
+            "precision": settings.precision,
+            "threads": settings.threads_per_actor,
+            "base": asdict(settings.sampling.base(lane.mode)),
+            "sr": asdict(settings.sampling.super_resolution()) if lane.is_super_resolved else None,
+            "negative_prompt": settings.sampling.negative_prompt if lane.uses_negative_prompt(settings) else None,
+            "encoding": asdict(settings.encoding.video_encoding()),
+        }
+        has_image = any(request.image is not None for request in chosen)
+        image_vae = component_hash("image_vae") if has_image else ""
+        works.append(LaneWork(lane, chosen, LaneFingerprint(hash_facts(facts), image_vae)))
+    return works

@@ -1,0 +1,192 @@
+"""Live progress of a run: counted by a small Ray actor, shown as a table or, without a terminal, as plain lines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import ray
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.plan import Pool
+
+REFRESH_S = 0.5
+PLAIN_LINE_EVERY_S = 10.0
+
+
+@dataclass
+class StageCounts:
+    """Counters per stage name."""
+
+    in_flight: Counter[str] = field(default_factory=Counter)
+    passed: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+
+
+class _Board:
+    """Runs as a Ray actor; stages report to it and the driver asks it."""
+
+    def __init__(self) -> None:
+        self.counts = StageCounts()
+
+    def enter(self, stage: str) -> None:
+        self.counts.in_flight[stage] += 1
+
+    def leave(self, stage: str, is_healthy: bool) -> None:
+        self.counts.in_flight[stage] -= 1
+        (self.counts.passed if is_healthy else self.counts.failed)[stage] += 1
+
+    def snapshot(self) -> StageCounts:
+        return self.counts
+
+
+class StageBoard:
+    """What every stage is working on right now; needs a Ray connection."""
+
+    def __init__(self) -> None:
+        self.handle: Any = ray.remote(_Board).options(num_cpus=0).remote()
+
+    def snapshot(self) -> StageCounts:
+        """Ask for the counters; empty ones if the board does not answer in time."""
+        try:
+            return ray.get(self.handle.snapshot.remote(), timeout=5)
+        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
+            return StageCounts()
+
+
+@dataclass
+class RunCounts:
+    """Where a run stands.
+
+    Attributes:
+        num_rows: rows of the manifest.
+        num_skipped: done by an earlier run.
+        num_done: finished by this run.
+        num_failed: dead letters of this run.
+        started: `time.monotonic()` when the first clip could start.
+    """
+
+    num_rows: int
+    num_skipped: int = 0
+    num_done: int = 0
+    num_failed: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def num_left(self) -> int:
+        """Rows still to come."""
+        return self.num_rows - self.num_skipped - self.num_done - self.num_failed
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    @property
+    def clips_per_minute(self) -> float:
+        """Finished clips per minute so far."""
+        return 60 * self.num_done / max(self.elapsed_s, 1e-6)
+
+    def time_left(self) -> str:
+        """Time left at the present rate, in words."""
+        if self.num_left == 0:
+            return "0 s"
+        if self.num_done == 0:
+            return "unknown yet"
+        return format_duration(self.num_left * self.elapsed_s / self.num_done)
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as a person would say them: `42 s`, `3 min 20 s`, `5 h 12 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class ProgressDisplay:
+    """Context manager that shows a run's progress until it ends.
+
+    Args:
+        console: where to; a terminal gets a live table, anything else a plain line every ten seconds.
+        counts: updated by the caller.
+        board: asked for what is in flight.
+    """
+
+    def __init__(self, console: Console, counts: RunCounts, board: StageBoard):
+        self.console, self.counts, self.board = console, counts, board
+        self.lane, self.pools = "", tuple[Pool, ...]()
+        self._finished = threading.Event()
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def begin_lane(self, lane: str, pools: Sequence[Pool]) -> None:
+        """Say which lane runs now."""
+        self.lane, self.pools = lane, tuple(pools)
+        if self._live is None:
+            sizes = ", ".join(f"{pool.stage} x{pool.size}" for pool in pools)
+            self.console.print(f"lane {lane}: {sizes}", highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> ProgressDisplay:
+        if self._live is not None:
+            self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._finished.set()
+        self._thread.join()
+        if self._live is not None:
+            self._live.stop()
+
+    def _run(self) -> None:
+        interval = PLAIN_LINE_EVERY_S if self._live is None else REFRESH_S
+        while not self._finished.wait(interval):
+            stages = self.board.snapshot()
+            if self._live is None:
+                self.console.print(plain_line(self.counts, stages), highlight=False, soft_wrap=True)
+            else:
+                self._live.update(live_table(self.lane, self.pools, self.counts, stages), refresh=True)
+
+
+def plain_line(counts: RunCounts, stages: StageCounts) -> str:
+    """One line for logs."""
+    flying = ", ".join(f"{stage} {number}" for stage, number in stages.in_flight.items() if number > 0)
+    return (
+        f"{counts.num_done + counts.num_skipped}/{counts.num_rows} done, {counts.num_failed} failed, "
+        f"in flight: {flying or 'none'}, {counts.clips_per_minute:.1f} clips/min, {counts.time_left()} left"
+    )
+
+
+def live_table(lane: str, pools: Sequence[Pool], counts: RunCounts, stages: StageCounts) -> RenderableType:
+    """A bar, the totals, and a row per stage."""
+    done = counts.num_done + counts.num_skipped
+    bar = ProgressBar(total=counts.num_rows, completed=done + counts.num_failed, width=48)
+    totals = Text.assemble(
+        (f"{done}", "bold green"),
+        f" of {counts.num_rows} done, ",
+        (f"{counts.num_failed} failed", "bold red" if counts.num_failed else ""),
+        f", {counts.clips_per_minute:.1f} clips/min, {format_duration(counts.elapsed_s)} so far, ",
+        f"{counts.time_left()} left",
+    )
+    table = Table(title=f"lane {lane}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("stage")
+    for name in ("actors", "in flight", "passed", "failed"):
+        table.add_column(name, justify="right")
+    for pool in pools:
+        numbers = (pool.size, stages.in_flight[pool.stage], stages.passed[pool.stage], stages.failed[pool.stage])
+        table.add_row(pool.stage, *(str(number) for number in numbers))
+    return Group(bar, totals, table)

@@ -1,0 +1,220 @@
+"""A whole run: manifest in, clips and their books out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import ray
+from rich.console import Console
+
+from actors.base_generation import BaseGeneration
+from actors.checkpoint_source import CheckpointSource
+from actors.conditioning import Conditioning
+from actors.decoding import Decoding
+from actors.row import ClipRow, Failure, unpack
+from actors.stage import Stage
+from actors.super_resolution import SuperResolution
+from actors.writing import Writing
+from pipeline.graph import run_lane
+from pipeline.lane import LaneWork, split_into_lanes
+from pipeline.ledger import Ledger
+from pipeline.manifest import ManifestRow, read_manifest
+from pipeline.plan import PlanError, Pool, plan_pools
+from pipeline.progress import ProgressDisplay, RunCounts, StageBoard
+from pipeline.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_REPORTED_PACKAGES = ("magihuman-ray", "ray", "torch", "diffusers", "transformers", "av")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What to run.
+
+    Attributes:
+        manifest_url: rows to turn into clips.
+        output_url: folder of the results.
+        checkpoint_url: the model.
+        settings: everything else.
+        overwrite: make a clip anew where the output holds one of the same id made from something else.
+    """
+
+    manifest_url: str
+    output_url: str
+    checkpoint_url: str
+    settings: Settings
+    overwrite: bool = False
+
+
+@dataclass
+class RunResult:
+    """What came out.
+
+    Attributes:
+        counts: totals of this run.
+        records: record of every clip in the output, by id, this run's and earlier ones'.
+        manifest_ids: ids of the manifest's valid rows, in its order.
+        dead_letters: rows that failed, in manifest form with their reason.
+        pools: lane to its pools.
+        versions: package to version.
+        started_at: when the run started (UTC).
+    """
+
+    counts: RunCounts
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    manifest_ids: list[str] = field(default_factory=list)
+    dead_letters: list[dict[str, Any]] = field(default_factory=list)
+    pools: dict[str, tuple[Pool, ...]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in _REPORTED_PACKAGES})
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every row of the manifest is a clip or a dead letter."""
+        return self.counts.num_left == 0
+
+
+class Run:
+    """One run; needs a Ray connection when `execute` is called.
+
+    Args:
+        spec: what to run.
+        console: where progress goes.
+
+    Raises:
+        ManifestError: if the manifest cannot be read.
+    """
+
+    def __init__(self, spec: RunSpec, console: Console):
+        self.spec, self.console = spec, console
+        self.ledger = Ledger(spec.output_url)
+        self.rows: dict[str, ManifestRow] = {}
+        manifest = read_manifest(spec.manifest_url)
+        self.result = RunResult(RunCounts(num_rows=len(manifest)))
+        for row in manifest:
+            if row.failure is not None:
+                self._dead_letter(row, row.failure)
+            elif row.request is not None:
+                self.rows[row.request.id] = row
+        self.result.manifest_ids = list(self.rows)
+
+    def find_work(self) -> list[LaneWork]:
+        """Compare manifest and output; what is left to do, lane by lane.
+
+        A clip in the output that was made from something else becomes a dead letter, unless it may be overwritten.
+
+        Raises:
+            ValueError: if the checkpoint lacks a component.
+        """
+        requests = [row.request for row in self.rows.values() if row.request is not None]
+        works = split_into_lanes(requests, self.spec.checkpoint_url, self.spec.settings)
+        self.result.records = self.ledger.read_records(self.ledger.committed_ids())
+        left = [replace(work, requests=tuple(r for r in work.requests if self._is_todo(r.id, work))) for work in works]
+        return [work for work in left if work.requests]
+
+    def _is_todo(self, clip_id: str, work: LaneWork) -> bool:
+        row, record = self.rows[clip_id], self.result.records.get(clip_id)
+        if record is None or row.request is None:
+            return True
+        fingerprint = work.fingerprint.of_clip(row.request)
+        if record["fingerprint"] == fingerprint:
+            self.result.counts.num_skipped += 1
+            return False
+        if self.spec.overwrite:
+            return True
+        reason = (
+            "the output holds a clip of this id made from another request, checkpoint or settings (fingerprint "
+            f"{record['fingerprint'][:8]}, now {fingerprint[:8]}): give the row another id, write to another output, "
+            "or pass --overwrite"
+        )
+        self._dead_letter(row, Failure("manifest", "id", clip_id, reason))
+        return False
+
+    def execute(self, works: Sequence[LaneWork]) -> None:
+        """Make the clips, lane after lane; `result` is true at any moment, whatever happens.
+
+        Raises:
+            PlanError: if the pools do not fit the cluster.
+        """
+        num_gpus, accelerator_type = _gpus(self.spec.settings)
+        plans = [(work, plan_pools(work.lane, self.spec.settings, num_gpus)) for work in works]
+        board = StageBoard()
+        self.result.counts.started = time.monotonic()
+        with ProgressDisplay(self.console, self.result.counts, board) as display:
+            for work, pools in plans:
+                self.result.pools[str(work.lane)] = pools
+                display.begin_lane(str(work.lane), pools)
+                for row in run_lane(work.requests, pools, self._stages(work, pools), board, accelerator_type):
+                    self._receive(row)
+
+    def _receive(self, row: ClipRow) -> None:
+        if row["failure"] is not None:
+            failure = Failure.from_json(row["failure"])
+            self._dead_letter(self.rows[row["id"]], failure)
+            return
+        self.result.records[row["id"]] = json.loads(unpack(row["payload"])["record"].numpy().tobytes())
+        self.result.counts.num_done += 1
+
+    def _dead_letter(self, row: ManifestRow, failure: Failure) -> None:
+        self.result.dead_letters.append(row.dead_letter(failure))
+        self.result.counts.num_failed += 1
+
+    def _stages(self, work: LaneWork, pools: Sequence[Pool]) -> Mapping[str, tuple[type[Stage], Mapping[str, Any]]]:
+        settings, lane = self.spec.settings, work.lane
+        source = CheckpointSource(self.spec.checkpoint_url, settings.cache_dir)
+        negative = settings.sampling.negative_prompt if lane.uses_negative_prompt(settings) else None
+        provenance = {
+            "generator": f"magihuman-ray {self.result.versions['magihuman-ray']}",
+            "model": "daVinci-MagiHuman",
+            "ai_generated": True,
+            "checkpoint": self.spec.checkpoint_url,
+            "lane": str(lane),
+        }
+        stages: dict[str, tuple[type[Stage], dict[str, Any]]] = {
+            "conditioning": (
+                Conditioning,
+                {
+                    "source": source,
+                    "negative_prompt": negative,
+                    "reads_images": work.reads_images,
+                    "reads_audio": work.reads_audio,
+                },
+            ),
+            "base_generation": (BaseGeneration, {"source": source, "sampling": settings.sampling.base(lane.mode)}),
+            "super_resolution": (
+                SuperResolution,
+                {
+                    "source": source,
+                    "resolution": lane.resolution,
+                    "sampling": settings.sampling.super_resolution(),
+                },
+            ),
+            "decoding": (Decoding, {"source": source, "encoding": settings.encoding.video_encoding()}),
+            "writing": (
+                Writing,
+                {"output_url": self.spec.output_url, "fingerprint": work.fingerprint, "provenance": provenance},
+            ),
+        }
+        for pool in pools:
+            stages[pool.stage][1]["compute"] = settings.compute(pool.num_gpus)
+        return stages
+
+
+def _gpus(settings: Settings) -> tuple[int, str | None]:
+    """How many GPUs the run may use, and which type actors are pinned to."""
+    if settings.device == "cpu":
+        return 0, None
+    resources = ray.cluster_resources()
+    num_gpus = settings.num_gpus if settings.num_gpus is not None else int(resources.get("GPU", 0))
+    if settings.device == "cuda" and num_gpus == 0:
+        raise PlanError("device is cuda, but the cluster has no GPU; name num_gpus where GPUs are autoscaled")
+    has_h100 = "accelerator_type:H100" in resources
+    return num_gpus, settings.accelerator_type or ("H100" if has_h100 else None)

@@ -1,0 +1,56 @@
+import pytest
+
+from model.geometry import ASPECTS, PIXEL_SIZES, RESOLUTIONS, ClipLength, latent_size, pixel_size
+
+
+def test_every_label_and_aspect_has_a_size_of_whole_patches():
+    assert set(PIXEL_SIZES) == {(resolution, aspect) for resolution in RESOLUTIONS for aspect in ASPECTS}
+    for width, height in PIXEL_SIZES.values():
+        rows, columns = latent_size(width, height)
+        assert (rows * 16, columns * 16) == (height, width)
+
+
+def test_the_releases_sizes_are_kept():
+    assert pixel_size("256p", "16:9") == (448, 256)
+    assert pixel_size("540p", "16:9") == (896, 512)
+    assert pixel_size("1080p", "9:16") == (1088, 1920)
+    assert latent_size(480, 272) == (16, 30), "rounded down to a whole number of patches, as in the release"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "audio_latents", "video_latents"), [(1, 26, 7), (2, 51, 13), (4, 101, 26), (5, 126, 32), (10, 251, 63)]
+)
+def test_latents_equal_the_releases_where_the_release_is_on_time(seconds, audio_latents, video_latents):
+    length = ClipLength.from_seconds(seconds)
+    assert (length.num_audio_latents, length.num_video_latents) == (audio_latents, video_latents)
+    assert audio_latents == seconds * 25 + 1
+    assert video_latents == (seconds * 25) // 4 + 1
+
+
+@pytest.mark.parametrize("num_frames", range(5, 376))
+def test_a_clip_is_never_more_than_one_frame_off(num_frames):
+    length = ClipLength.from_seconds(num_frames / 25)
+    assert abs(length.num_frames - num_frames) <= 1
+    assert length.num_frames <= length.num_decoded_frames
+    assert length.sound_frames == num_frames <= length.num_audio_latents
+    assert length.num_video_latents == (length.num_audio_latents - 1) // 4 + 1
+
+
+@pytest.mark.parametrize("num_latents", range(1, 60))
+def test_an_audio_driven_clip_is_as_long_as_its_sound(num_latents):
+    length = ClipLength.from_audio_latents(num_latents)
+    assert length.sound_frames == num_latents <= length.num_audio_latents <= num_latents + 3
+    assert abs(length.num_frames - num_latents) <= 1
+
+
+@pytest.mark.parametrize("seconds", [0.19, 15.01, float("nan"), -1])
+def test_a_length_out_of_range_is_named(seconds):
+    with pytest.raises(ValueError, match=r"seconds must be between 0.2 and 15, got"):
+        ClipLength.from_seconds(seconds)
+
+
+def test_unknown_labels_are_named():
+    with pytest.raises(ValueError, match="resolution must be one of 256p, 540p, 1080p, got '720p'"):
+        pixel_size("720p", "16:9")
+    with pytest.raises(ValueError, match="aspect must be one of 16:9, 9:16, 1:1, got '4:3'"):
+        pixel_size("256p", "4:3")

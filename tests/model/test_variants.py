@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from model.transformer import Transformer, TransformerConfig
+from model.variants import VARIANTS, config_from_shapes, release_config, tiny_config
+
+
+def shapes_of(config: TransformerConfig) -> dict[str, list[int]]:
+    with torch.device("meta"):
+        return {name: list(tensor.shape) for name, tensor in Transformer(config).state_dict().items()}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sizes_are_derived_from_shapes_alone(variant, golden):
+    assert config_from_shapes(shapes_of(tiny_config(variant)), variant) == tiny_config(variant)
+    recorded = {name: shape for name, (shape, _) in golden("release_shapes.json")["dit"].items()}
+    assert config_from_shapes(recorded, variant) == release_config(variant)
+
+
+def test_only_the_1080p_model_has_local_attention():
+    for variant in ("base", "distill", "sr_540p"):
+        assert release_config(variant).local_attention_layers == ()
+    full = set(range(40)) - set(release_config("sr_1080p").local_attention_layers)
+    assert full == {3, 7, 11, 15, 19, 23, 27, 31}
+    assert release_config("sr_1080p").local_attention_radius == 11
+
+
+def test_base_models_and_sr_models_differ_in_positions():
+    assert [release_config(variant).position_style for variant in VARIANTS] == ["base", "base", "sr", "sr"]
+
+
+def test_a_checkpoints_own_config_wins():
+    config = config_from_shapes(
+        shapes_of(tiny_config("sr_1080p")), "sr_1080p", {"local_attention_radius": 2, "local_attention_layers": [1]}
+    )
+    assert (config.local_attention_radius, config.local_attention_layers) == (2, (1,))
+
+
+def test_what_is_no_transformer_is_named():
+    with pytest.raises(ValueError, match=r"tensor block\.layers\.0\.attention\.pre_norm\.weight is missing"):
+        config_from_shapes({"something": [1]}, "base")
+    with pytest.raises(ValueError, match="variant must be one of base, distill, sr_540p, sr_1080p, got 'turbo'"):
+        tiny_config("turbo")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("hidden_size", 100, "hidden_size must be a multiple of head_dim 128, got 100"),
+        ("head_dim", 20, "head_dim must be a multiple of 8, got 20"),
+        ("num_kv_heads", 7, "num_kv_heads must divide the 40 query heads, got 7"),
+        ("expert_layers", (40,), r"expert_layers must lie between 0 and 39, got \[40\]"),
+    ],
+)
+def test_a_bad_configuration_names_field_value_and_rule(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        TransformerConfig(**{field: value})
