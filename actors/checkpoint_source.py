@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from actors.storage import local_copy
 from model.checkpoint import COMPONENT_FOLDERS, Checkpoint
@@ -22,4 +23,5 @@ class CheckpointSource:
 
     def fetch(self, *components: str) -> Checkpoint:
         """Make the named components local and return the checkpoint; other components may be absent."""
-        return Checkpoint(local_copy(self.url, self.cache_dir, [COMPONENT_FOLDERS[name] for name in components]))
+        folders = [COMPONENT_FOLDERS[name] for name in components]
+        return Checkpoint(local_copy(self.url, Path(self.cache_dir).expanduser(), folders))

@@ -50,7 +50,7 @@ class Conditioning(Stage):
         checkpoint = source.fetch(*components)
         self.text_encoder = checkpoint.text_encoder(compute.dtype, self.device)
         self.image_encoder = checkpoint.image_encoder(compute.dtype, self.device) if reads_images else None
-        self.audio_codec = checkpoint.audio_codec("encoder", self.device) if reads_audio else None
+        self.audio_encoder = checkpoint.audio_encoder(self.device) if reads_audio else None
         self.negative_text: TextFeatures | None = None
         if negative_prompt is not None:
             self.negative_text = self.text_encoder.encode(negative_prompt)
@@ -104,10 +104,10 @@ class Conditioning(Stage):
         return samples
 
     def _encode_audio(self, request: ClipRequest, samples: np.ndarray) -> tuple[ClipLength, Tensor]:
-        assert self.audio_codec is not None
+        assert self.audio_encoder is not None
         length = ClipLength.from_audio_latents(-(-len(samples) // SAMPLES_PER_LATENT))
         padded = np.zeros(length.num_audio_latents * SAMPLES_PER_LATENT, dtype=np.float32)
         padded[: len(samples)] = samples
         generator = torch.Generator().manual_seed(request.stage_seed(self.name))
         waveform_2S = torch.from_numpy(padded).expand(2, -1).to(self.device)
-        return length, self.audio_codec.encode(waveform_2S, generator)
+        return length, self.audio_encoder.encode(waveform_2S, generator)

@@ -34,7 +34,7 @@ class Decoding(Stage):
         self.encoding = encoding
         checkpoint = source.fetch("turbo_vae", "audio_vae")
         self.turbo_vae = checkpoint.turbo_vae(compute.dtype, self.device)
-        self.audio_codec = checkpoint.audio_codec("decoder", self.device)
+        self.audio_decoder = checkpoint.audio_decoder(self.device)
 
     def process(self, work: Work) -> None:
         """See the class."""
@@ -56,7 +56,7 @@ class Decoding(Stage):
     @torch.inference_mode()
     def _decode_audio(self, audio_1AC: Tensor) -> np.ndarray:
         with self.lock:
-            return self.audio_codec.decode(audio_1AC.to(self.device)).cpu().numpy()
+            return self.audio_decoder.decode(audio_1AC.to(self.device)).cpu().numpy()
 
     def _decode_video(self, video_1CTHW: Tensor) -> Iterator[np.ndarray]:
         chunks = self.turbo_vae.decode_chunks(video_1CTHW.to(self.device, self.compute.dtype))

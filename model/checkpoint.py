@@ -8,15 +8,17 @@ experts, ...) is derived from its tensors; nothing is told by flags.
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from diffusers import AutoencoderOobleck
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from model.audio_vae import AudioCodec, build_audio_vae, convert_oobleck_state_dict
+from model.audio_vae import AudioDecoder, AudioEncoder, load_audio_vae
 from model.text_encoder import TextEncoder
 from model.transformer import Transformer
 from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder, load_turbo_vae_state_dict
@@ -89,6 +91,14 @@ def _iterate_tensors(folder: Path, device: torch.device) -> Iterator[tuple[str, 
                 yield name, file.get_tensor(name)
 
 
+def _load_pickle(path: Path) -> dict[str, Any]:
+    """Read a PyTorch file without ever running code from it."""
+    try:
+        return torch.load(_require(path), map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} holds more than tensors and is not loaded") from error
+
+
 def _safetensors_shapes(folder: Path) -> dict[str, list[int]]:
     shapes = {}
     for shard in _shards(folder):
@@ -142,24 +152,28 @@ class Checkpoint:
 
     def image_encoder(self, dtype: torch.dtype, device: torch.device) -> WanImageEncoder:
         """Load the Wan 2.2 VAE's encoder."""
-        path = _require(self.component_folder("image_vae") / IMAGE_VAE_WEIGHTS)
-        return load_image_encoder(torch.load(path, map_location="cpu", weights_only=True), dtype, device)
+        tensors = _load_pickle(self.component_folder("image_vae") / IMAGE_VAE_WEIGHTS)
+        return load_image_encoder(tensors, dtype, device)
 
-    def audio_codec(self, part: Literal["encoder", "decoder"], device: torch.device) -> AudioCodec:
-        """Load one half of Stable Audio Open's autoencoder, in float32."""
+    def audio_encoder(self, device: torch.device) -> AudioEncoder:
+        """Load the encoder of Stable Audio Open's autoencoder, in float32."""
+        return AudioEncoder(self._audio_vae().encoder.to(device))
+
+    def audio_decoder(self, device: torch.device) -> AudioDecoder:
+        """Load the decoder of Stable Audio Open's autoencoder, in float32."""
+        return AudioDecoder(self._audio_vae().decoder.to(device))
+
+    def _audio_vae(self) -> AutoencoderOobleck:
         folder = self.component_folder("audio_vae")
-        with torch.device("meta"):
-            vae = build_audio_vae(_read_json(folder / AUDIO_VAE_CONFIG))
-        _load_strict(str(folder), vae, convert_oobleck_state_dict(dict(_iterate_tensors(folder, device))))
-        return AudioCodec(vae, part)
+        tensors = dict(_iterate_tensors(folder, torch.device("cpu")))
+        return load_audio_vae(_read_json(folder / AUDIO_VAE_CONFIG), tensors)
 
     def turbo_vae(self, dtype: torch.dtype, device: torch.device) -> TurboVAEDecoder:
         """Load the Turbo VAE decoder."""
         folder = self.component_folder("turbo_vae")
         with torch.device("meta"):
             model = TurboVAEDecoder(TurboVAEConfig.from_dict(_read_json(folder / TURBO_VAE_CONFIG)))
-        path = _require(folder / TURBO_VAE_WEIGHTS)
-        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        raw = _load_pickle(folder / TURBO_VAE_WEIGHTS)
         tensors = {name: t.to(device, dtype) for name, t in load_turbo_vae_state_dict(raw).items()}
         _load_strict(str(folder), model, tensors)
         return model

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5GemmaConfig, T5GemmaForConditionalGeneration, T5GemmaModuleConfig
+from transformers.utils import logging as transformers_logging
 
 from model.checkpoint import (
     AUDIO_VAE_CONFIG,
@@ -73,7 +74,7 @@ def _random_like(name: str, tensor: Tensor, generator: torch.Generator) -> Tenso
 
 def _save_sharded(folder: Path, tensors: dict[str, Tensor], num_shards: int) -> None:
     names = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(num_shards):
         file_name = f"model-{shard + 1:05d}-of-{num_shards:05d}.safetensors"
         chosen = names[shard::num_shards]
@@ -114,6 +115,7 @@ def _write_text_encoder(folder: Path, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = T5GemmaForConditionalGeneration(config)
+    transformers_logging.disable_progress_bar()
     model.to(torch.bfloat16).save_pretrained(folder)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from model.packing import PositionStyle
 from model.transformer import NUM_MODALITIES, TransformerConfig
 
 VARIANTS = ("base", "distill", "sr_540p", "sr_1080p")
@@ -32,7 +33,7 @@ def _as_variant(config: TransformerConfig, variant: str) -> TransformerConfig:
     local: tuple[int, ...] = ()
     if variant == "sr_1080p":
         local = tuple(layer for layer in range(config.num_layers) if layer not in _FULL_ATTENTION_LAYERS_1080P)
-    style = "sr" if variant.startswith("sr_") else "base"
+    style: PositionStyle = "sr" if variant.startswith("sr_") else "base"
     return replace(config, local_attention_layers=local, position_style=style)
 
 

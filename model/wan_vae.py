@@ -81,7 +81,7 @@ def convert_wan22_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str
     Raises:
         ValueError: an encoder tensor is missing, or a name is unknown.
     """
-    expected = _meta_model(state_dict).state_dict()
+    expected = _empty_like(state_dict).state_dict()
     if "encoder.conv_in.weight" in state_dict:
         converted = dict(state_dict)
     else:
@@ -103,7 +103,7 @@ def build_wan_vae(state_dict: Mapping[str, torch.Tensor]) -> AutoencoderKLWan:
     Raises:
         ValueError: a tensor is missing or unknown, or a shape does not fit the rest.
     """
-    vae = _meta_model(state_dict)
+    vae = _empty_like(state_dict)
     converted = convert_wan22_state_dict(state_dict)
     _require(vae.state_dict(), converted, ("",))
     return _load(vae, converted)
@@ -166,7 +166,7 @@ def load_image_encoder(
     Raises:
         ValueError: an encoder tensor is missing or does not fit, or a name is unknown.
     """
-    vae = _meta_model(state_dict)
+    vae = _empty_like(state_dict)
     del vae.decoder, vae.post_quant_conv
     kept = {
         name: tensor.to(device=device, dtype=dtype)
@@ -192,16 +192,12 @@ def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.crop((left, top, left + kept_width, top + kept_height))
 
 
-def _meta_model(state_dict: Mapping[str, torch.Tensor]) -> AutoencoderKLWan:
-    """Model without storage whose widths follow the shapes in `state_dict` (either naming)."""
-    conv_in = _first(state_dict, "encoder.conv1.weight", "encoder.conv_in.weight")
-    if conv_in is None:
-        raise ValueError("Wan 2.2 VAE checkpoint has neither encoder.conv1.weight nor encoder.conv_in.weight")
-    decoder_out = _first(state_dict, "decoder.head.2.weight", "decoder.conv_out.weight")
+def empty_wan_vae(base_dim: int, decoder_base_dim: int) -> AutoencoderKLWan:
+    """The release's architecture with the given widths (release: 160 and 256), weights on the meta device."""
     with torch.device("meta"):
         return AutoencoderKLWan(
-            base_dim=conv_in.shape[0],
-            decoder_base_dim=conv_in.shape[0] if decoder_out is None else decoder_out.shape[1],
+            base_dim=base_dim,
+            decoder_base_dim=decoder_base_dim,
             z_dim=LATENT_CHANNELS,
             dim_mult=list(CHANNEL_MULTIPLES),
             num_res_blocks=2,
@@ -215,6 +211,16 @@ def _meta_model(state_dict: Mapping[str, torch.Tensor]) -> AutoencoderKLWan:
             scale_factor_temporal=4,
             scale_factor_spatial=SPATIAL_COMPRESSION,
         )
+
+
+def _empty_like(state_dict: Mapping[str, torch.Tensor]) -> AutoencoderKLWan:
+    """Empty model whose widths follow the shapes in `state_dict` (either naming)."""
+    conv_in = _first(state_dict, "encoder.conv1.weight", "encoder.conv_in.weight")
+    if conv_in is None:
+        raise ValueError("Wan 2.2 VAE checkpoint has neither encoder.conv1.weight nor encoder.conv_in.weight")
+    decoder_out = _first(state_dict, "decoder.head.2.weight", "decoder.conv_out.weight")
+    base_dim = conv_in.shape[0]
+    return empty_wan_vae(base_dim, base_dim if decoder_out is None else decoder_out.shape[1])
 
 
 def _first(state_dict: Mapping[str, torch.Tensor], *names: str) -> torch.Tensor | None:

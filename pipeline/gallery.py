@@ -5,6 +5,7 @@ The page holds its own style and script and links clips by relative paths, so it
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -129,7 +130,7 @@ class ClipCard:
     @property
     def shape(self) -> str:
         """How a card is laid out: "wide", "square" or "tall"."""
-        if not self.width or not self.height or self.width > self.height:
+        if self.failure or not self.width or not self.height or self.width > self.height:
             return "wide"
         return "square" if self.width == self.height else "tall"
 
@@ -236,5 +237,5 @@ def format_seconds(seconds: float) -> str:
 
 
 def _format_value(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 300 else f"{text[:300]}…"

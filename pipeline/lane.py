@@ -17,6 +17,8 @@ NUMERICS_VERSION = 1
 """Raised whenever a change of this code changes pixels or sound, so that old clips are not taken for new ones."""
 
 _SAMPLE_BYTES = 65_536
+_MODEL_SUFFIXES = (".safetensors", ".zst", ".ckpt", ".pth", ".json", ".model")
+"""Files that make a model; a README beside them may change."""
 
 
 @dataclass(frozen=True)
@@ -63,18 +65,17 @@ def component_fingerprint(checkpoint_url: str, component: str) -> str:
     of tensors and some of its weights.
 
     Raises:
-        ValueError: if the checkpoint lacks the component.
+        StorageError: if the checkpoint lacks the component or cannot be read.
     """
     folder = join(checkpoint_url, COMPONENT_FOLDERS[component])
     digest = hashlib.sha256()
-    files = list_sizes(folder)
-    if not files:
-        raise ValueError(f"checkpoint {checkpoint_url}: folder {COMPONENT_FOLDERS[component]} is missing or empty")
-    for name, (size, _) in sorted(files.items()):
-        url = join(folder, name)
+    for name, (size, _) in sorted(list_sizes(folder).items()):
+        if not name.endswith(_MODEL_SUFFIXES):
+            continue
         digest.update(f"{name}\0{size}\0".encode())
-        digest.update(read_range(url, 0, min(size, _SAMPLE_BYTES)))
-        digest.update(read_range(url, max(0, size - _SAMPLE_BYTES), size))
+        for start in (0, max(0, size - _SAMPLE_BYTES)):
+            if size:
+                digest.update(read_range(join(folder, name), start, min(size, start + _SAMPLE_BYTES)))
     return digest.hexdigest()[:32]
 
 
@@ -107,7 +108,7 @@ def split_into_lanes(requests: Sequence[ClipRequest], checkpoint_url: str, setti
     """Group requests by lane, small clips first, each lane in the manifest's order.
 
     Raises:
-        ValueError: if the checkpoint lacks a component that a lane needs.
+        StorageError: if the checkpoint lacks a component that a lane needs.
     """
     hashes: dict[str, str] = {}
 

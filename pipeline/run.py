@@ -112,7 +112,7 @@ class Run:
         A clip in the output that was made from something else becomes a dead letter, unless it may be overwritten.
 
         Raises:
-            ValueError: if the checkpoint lacks a component.
+            StorageError: if the checkpoint lacks a component, or the output cannot be read.
         """
         requests = [row.request for row in self.rows.values() if row.request is not None]
         works = split_into_lanes(requests, self.spec.checkpoint_url, self.spec.settings)

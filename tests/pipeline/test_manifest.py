@@ -24,7 +24,9 @@ def test_the_same_rows_read_alike_from_every_format(tmp_path):
     jsonl = write_jsonl(tmp_path / "m.jsonl", *rows)
     (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress((tmp_path / "m.jsonl").read_bytes()))
     names = list(rows[0])
-    cells = [",".join("" if row[n] is None else '"' + str(row[n]).replace('"', '""') + '"' for n in names) for row in rows]
+    cells = [
+        ",".join("" if row[n] is None else '"' + str(row[n]).replace('"', '""') + '"' for n in names) for row in rows
+    ]
     (tmp_path / "m.csv").write_text("\ufeff" + "\n".join([",".join(names), *cells]), encoding="utf-8")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
     expected = [row.request for row in read_manifest(jsonl)]
@@ -37,7 +39,14 @@ def test_the_same_rows_read_alike_from_every_format(tmp_path):
 
 def test_bad_lines_fail_alone_and_say_where(tmp_path):
     url = write_jsonl(
-        tmp_path / "m.jsonl", GOOD, b'{"id": "b", ', b"[1]", b"\xff\xfe", b"", {**GOOD, "id": "c", "language": "xx"}, GOOD
+        tmp_path / "m.jsonl",
+        GOOD,
+        b'{"id": "b", ',
+        b"[1]",
+        b"\xff\xfe",
+        b"",
+        {**GOOD, "id": "c", "language": "xx"},
+        GOOD,
     )
     rows = read_manifest(url)
     assert [row.line for row in rows] == [1, 2, 3, 4, 6, 7]

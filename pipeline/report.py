@@ -1,0 +1,152 @@
+"""What a run leaves behind: results table, dead letters, run facts, gallery, and the summary on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from actors.request import LANGUAGES, ClipRequest, StructuredPrompt
+from actors.row import Failure
+from actors.writing import clip_name
+from pipeline.gallery import ClipCard, RunFacts, render_gallery
+from pipeline.ledger import DEAD_LETTER_NAME
+from pipeline.manifest import DEAD_LETTER_KEY
+from pipeline.progress import format_duration
+from pipeline.run import Run
+
+_SUMMARY_ROWS = 20
+
+
+def write_books(run: Run) -> str:
+    """Write `results.parquet`, `dead_letter.jsonl`, `run.json` and `index.html` as things stand now.
+
+    Returns:
+        URL of the gallery page.
+    """
+    result, counts, ledger = run.result, run.result.counts, run.ledger
+    finished_at = datetime.now(UTC)
+    totals: dict[str, Any] = {
+        "num_rows": counts.num_rows,
+        "num_done": counts.num_done,
+        "num_skipped": counts.num_skipped,
+        "num_dead_lettered": counts.num_failed,
+        "num_left": counts.num_left,
+        "wall_s": round((finished_at - result.started_at).total_seconds(), 3),
+        "clips_per_minute": round(counts.clips_per_minute, 3),
+    }
+    facts: dict[str, Any] = {
+        "state": "complete" if result.is_complete else "interrupted",
+        "started_at": result.started_at.isoformat(timespec="seconds"),
+        "finished_at": finished_at.isoformat(timespec="seconds"),
+        "manifest": run.spec.manifest_url,
+        "output": run.spec.output_url,
+        "checkpoint": run.spec.checkpoint_url,
+        "totals": totals,
+        "settings": run.spec.settings.model_dump(mode="json"),
+        "pools": {lane: [asdict(pool) for pool in pools] for lane, pools in result.pools.items()},
+        "versions": result.versions,
+    }
+    ledger.write_results([result.records[clip_id] for clip_id in sorted(result.records)])
+    ledger.write_dead_letters(result.dead_letters)
+    ledger.write_run(facts)
+    page = RunFacts(
+        title=run.spec.output_url.rstrip("/").rpartition("/")[2] or run.spec.output_url,
+        started=facts["started_at"],
+        finished=facts["finished_at"] if result.is_complete else None,
+        mode=run.spec.settings.mode,
+        checkpoint=run.spec.checkpoint_url,
+        num_done=counts.num_done,
+        num_dead_lettered=counts.num_failed,
+        num_skipped=counts.num_skipped,
+        clips_per_minute=totals["clips_per_minute"],
+        wall_s=totals["wall_s"],
+        versions=result.versions,
+        dead_letter_url=DEAD_LETTER_NAME if result.dead_letters else None,
+    )
+    return ledger.write_gallery(render_gallery(page, list(_cards(run))))
+
+
+def _cards(run: Run) -> Iterator[ClipCard]:
+    """Dead letters first, since somebody has to do something; then this manifest's clips; then the output's others."""
+    result = run.result
+    for letter in result.dead_letters:
+        yield _dead_card(letter)
+    own = [clip_id for clip_id in result.manifest_ids if clip_id in result.records]
+    others = sorted(result.records.keys() - set(own))
+    for clip_id in own + others:
+        yield _clip_card(result.records[clip_id])
+
+
+def _clip_card(record: dict[str, Any]) -> ClipCard:
+    request = ClipRequest.model_validate(record["request"])
+    mp4 = record["mp4"]
+    return ClipCard(
+        id=request.id,
+        status="done",
+        language=request.language,
+        prompt=request.prompt.description if isinstance(request.prompt, StructuredPrompt) else request.prompt,
+        dialogue=request.prompt.dialogue if isinstance(request.prompt, StructuredPrompt) else (),
+        width=mp4["width"],
+        height=mp4["height"],
+        resolution=request.resolution,
+        aspect=request.aspect,
+        seconds=mp4["video_s"],
+        seed=record["seed"],
+        stage_seconds=record["stage_seconds"],
+        video_url=clip_name(request.id, "mp4"),
+        poster_url=clip_name(request.id, "jpg"),
+    )
+
+
+def _dead_card(letter: dict[str, Any]) -> ClipCard:
+    reason = letter[DEAD_LETTER_KEY]
+    language = letter.get("language")
+    return ClipCard(
+        id=str(letter.get("id") or f"line {reason['line']}"),
+        status="dead_lettered",
+        language=language if language in LANGUAGES else "",
+        prompt=letter["prompt"] if isinstance(letter.get("prompt"), str) else "",
+        failure=Failure(reason["stage"], reason["field"], reason["value"], reason["reason"]),
+    )
+
+
+def print_summary(console: Console, run: Run, gallery_url: str) -> None:
+    """Print a table of the manifest's rows (the first ones of many), the totals, and where everything is."""
+    result, counts = run.result, run.result.counts
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("id", "left"), ("language", "left"), ("size", "right"), ("length", "right")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("status", overflow="fold")
+    for letter in result.dead_letters[:_SUMMARY_ROWS]:
+        reason = letter[DEAD_LETTER_KEY]
+        failure = Failure(reason["stage"], reason["field"], reason["value"], reason["reason"])
+        clip_id = str(letter.get("id") or f"line {reason['line']}")
+        table.add_row(
+            escape(clip_id), escape(str(letter.get("language") or "")), "", "", f"[red]{escape(str(failure))}"
+        )
+    done = [result.records[clip_id] for clip_id in result.manifest_ids if clip_id in result.records]
+    for record in done[: max(0, _SUMMARY_ROWS - len(result.dead_letters))]:
+        mp4 = record["mp4"]
+        size, length = f"{mp4['width']}x{mp4['height']}", f"{mp4['video_s']:.2f} s"
+        table.add_row(record["id"], LANGUAGES[record["request"]["language"]], size, length, "[green]done")
+    console.print(table)
+    if (num_hidden := counts.num_rows - table.row_count) > 0:
+        console.print(f"... and {num_hidden} more rows", highlight=False)
+    if counts.num_skipped:
+        console.print(f"{counts.num_skipped} were done already and skipped", highlight=False)
+    seconds = (datetime.now(UTC) - result.started_at).total_seconds()
+    console.print(
+        f"{counts.num_done} made, {counts.num_skipped} skipped, {counts.num_failed} dead-lettered "
+        f"in {format_duration(seconds)}",
+        highlight=False,
+    )
+    if result.dead_letters:
+        path = run.ledger.output_url.rstrip("/") + f"/{DEAD_LETTER_NAME}"
+        console.print(f"dead letters: {path} (mend and use as a manifest)", highlight=False, soft_wrap=True)
+    console.print(f"gallery: {gallery_url}", highlight=False, soft_wrap=True)

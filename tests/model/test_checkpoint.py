@@ -1,0 +1,143 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.checkpoint import COMPONENT_FOLDERS, Checkpoint, CheckpointError
+from model.tiny import write_tiny_checkpoint
+from model.variants import VARIANTS, tiny_config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    target = tmp_path_factory.mktemp("checkpoint")
+    write_tiny_checkpoint(target, seed=0)
+    return target
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_seed_writes_the_same_files_and_another_one_others(folder, tmp_path):
+    write_tiny_checkpoint(tmp_path / "again", seed=0)
+    write_tiny_checkpoint(tmp_path / "other", seed=1)
+    first, again, other = files_of(folder), files_of(tmp_path / "again"), files_of(tmp_path / "other")
+    assert first == again
+    assert first.keys() == other.keys()
+    weights = [name for name in first if name.endswith((".safetensors", ".ckpt", ".pth"))]
+    assert len(weights) == 9
+    assert all(first[name] != other[name] for name in weights)
+
+
+def test_the_layout_is_the_releases(folder):
+    names = set(files_of(folder))
+    assert {name.split("/")[0] for name in names} == set(COMPONENT_FOLDERS.values())
+    assert "base/model.safetensors.index.json" in names
+    assert "distill/model.safetensors" in names
+    assert "turbo_vae/TurboV3-Wan22-TinyShallow_7_7.json" in names
+    assert "turbo_vae/checkpoint-340000.ckpt" in names
+    assert "Wan2.2-TI2V-5B/Wan2.2_VAE.pth" in names
+    assert "stable-audio-open-1.0/model_config.json" in names
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_transformers_load_by_their_tensors_alone(folder, variant):
+    model = Checkpoint(folder).transformer(variant, torch.bfloat16, CPU)
+    expected = tiny_config(variant)
+    assert model.config.local_attention_layers == expected.local_attention_layers
+    assert model.config.hidden_size == expected.hidden_size
+    assert model.config.local_attention_radius == (2 if variant == "sr_1080p" else 11)
+    assert not any(parameter.is_meta or parameter.requires_grad for parameter in model.parameters())
+    assert model.block.layers[0].mlp.down_proj.weight.dtype == torch.bfloat16
+
+
+def test_every_other_component_loads(folder):
+    checkpoint = Checkpoint(folder)
+    features = checkpoint.text_encoder(torch.bfloat16, CPU).encode("Grüße, 你好!")
+    assert features.features_1LC.shape == (1, features.num_tokens, tiny_config("base").text_channels)
+    assert features.num_tokens == 1 + len("Grüße, 你好!".encode()), "one token per byte and one for the beginning"
+    assert features.features_1LC.dtype == torch.float16
+    assert checkpoint.turbo_vae(torch.bfloat16, CPU).decoder.conv_in.conv.weight.dtype == torch.bfloat16
+    checkpoint.image_encoder(torch.float32, CPU)
+    latents = checkpoint.audio_encoder(CPU).encode(torch.zeros(2, 4 * 2048), torch.Generator().manual_seed(0))
+    assert checkpoint.audio_decoder(CPU).decode(latents).shape == (2, 4 * 1764)
+
+
+def test_long_prompts_are_cut_to_640_tokens_after_encoding(folder):
+    encoder = Checkpoint(folder).text_encoder(torch.float32, CPU)
+    long = encoder.encode("a" * 1000)
+    assert long.num_tokens == 1001
+    assert long.features_1LC.shape[1] == 640
+    other_end = encoder.encode("a" * 999 + "b")
+    assert not torch.equal(long.features_1LC[:, -1], other_end.features_1LC[:, -1]), "the whole prompt is attended to"
+
+
+def rewrite(path, change):
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda tensors: tensors.pop("final_norm_video.weight"),
+            r"distill: tensor final_norm_video\.weight is missing, expected shape \[64\]",
+        ),
+        (
+            lambda tensors: tensors.update({"final_norm_video.weight": torch.zeros(63)}),
+            r"distill: tensor final_norm_video\.weight has shape \[63\], expected \[64\]",
+        ),
+        (
+            lambda tensors: tensors.update({"surplus": torch.zeros(1)}),
+            r"distill: tensor surplus is not expected \(1 such\)",
+        ),
+    ],
+)
+def test_a_wrong_tensor_is_named_with_its_shapes(copy, change, message):
+    rewrite(copy / "distill/model.safetensors", change)
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint(copy).transformer("distill", torch.bfloat16, CPU)
+
+
+def test_what_is_absent_is_named(copy, tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere does not exist"):
+        Checkpoint(tmp_path / "nowhere")
+    shutil.rmtree(copy / "turbo_vae")
+    with pytest.raises(CheckpointError, match="turbo_vae does not exist"):
+        Checkpoint(copy).turbo_vae(torch.bfloat16, CPU)
+    (copy / "base/model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors does not exist"):
+        Checkpoint(copy).transformer("base", torch.bfloat16, CPU)
+    (copy / "base/model.safetensors.index.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"index\.json is not JSON"):
+        Checkpoint(copy).transformer("base", torch.bfloat16, CPU)
+
+
+def test_a_pickle_that_would_run_code_is_refused(copy):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(copy / "trapped"), "w"))
+
+    torch.save({"ema_state_dict": Trap()}, copy / "turbo_vae/checkpoint-340000.ckpt")
+    with pytest.raises(CheckpointError, match=r"checkpoint-340000\.ckpt holds more than tensors"):
+        Checkpoint(copy).turbo_vae(torch.bfloat16, CPU)
+    assert not (copy / "trapped").exists()
+
+
+def test_the_index_decides_which_shards_are_read(copy):
+    index = json.loads((copy / "base/model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) == 2
+    save_file({"stray": torch.zeros(1)}, copy / "base/stray.safetensors")
+    Checkpoint(copy).transformer("base", torch.bfloat16, CPU)

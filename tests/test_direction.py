@@ -1,0 +1,45 @@
+"""Four packages, one direction: jobs -> pipeline -> actors -> model."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {
+    "model": {"model"},
+    "actors": {"actors", "model"},
+    "pipeline": {"pipeline", "actors", "model"},
+    "jobs": {"jobs", "pipeline", "actors", "model"},
+}
+FORBIDDEN_LIBRARIES = {
+    "model": {"ray", "pydantic", "av", "fsspec", "s3fs", "pyarrow"},
+    "actors": {"ray"},
+    "pipeline": set(),
+    "jobs": set(),
+}
+FILES = [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported_names(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(str(node.module).split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    names = imported_names(path)
+    assert not (names & set(ALLOWED)) - ALLOWED[package]
+    assert not names & FORBIDDEN_LIBRARIES[package]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_environment_is_read_in_jobs_only(path):
+    if path.relative_to(ROOT).parts[0] != "jobs":
+        assert not any(word in path.read_text() for word in ("os.environ", "getenv", "import environ"))
