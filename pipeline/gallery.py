@@ -40,7 +40,7 @@ class RunFacts:
     Attributes:
         title: of the page.
         started: ISO 8601 time.
-        finished: ISO 8601 time; None while the run goes on.
+        finished: ISO 8601 time; None while the run goes on, or where it was interrupted.
         mode: "base" or "distill".
         checkpoint: where the weights came from.
         num_done: clips made by this run.

@@ -201,6 +201,9 @@ def test_paths_are_percent_encoded_and_lead_back_to_the_file():
     source = Page(render_gallery(RUN, [clip(video_url=name)])).one("video")[1]["src"]
     assert not set(source) & set(" #?\"'<>&ü")
     assert unquote(source) == name
+    page = Page(render_gallery(RUN, [dead_letter("50% off #1")]))
+    assert page.all("a", href="#50%25%20off%20%231")
+    assert page.all("article", id="50% off #1")
     assert encode_url("javascript:alert(1)") == "javascript%3Aalert%281%29"
 
 
