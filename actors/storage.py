@@ -149,8 +149,8 @@ def list_sizes(folder_url: str) -> dict[str, tuple[int, str | None]]:
 def write_atomically(url: str, data: bytes, content_type: str | None = None) -> None:
     """Write one file so that a reader sees the old content or the new, never a part.
 
-    Local disks: a temporary sibling, flushed to the disk, then renamed; missing folders are made. Object stores: one PUT
-    (from 100 MB on s3fs sends it in parts, which appear together or not at all).
+    Local disks: a temporary sibling, flushed to the disk, then renamed; missing folders are made. Object stores: one
+    PUT (from 100 MB on s3fs sends it in parts, which appear together or not at all).
 
     Args:
         url: where to write.
@@ -215,8 +215,7 @@ def _download(fs: Any, path: str, slot: Path, parts: Sequence[str] | None) -> Pa
 
     for relative, (size_bytes, etag) in wanted.items():
         target = root / relative
-        facts = [size_bytes, etag]
-        if fetched.get(relative) == facts and target.is_file() and target.stat().st_size == size_bytes:
+        if fetched.get(relative) == [size_bytes, etag] and target.is_file() and target.stat().st_size == size_bytes:
             continue
         logger.info("fetching %s/%s (%d bytes)", path, relative, size_bytes)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +224,7 @@ def _download(fs: Any, path: str, slot: Path, parts: Sequence[str] | None) -> Pa
         if partial.stat().st_size != size_bytes:
             raise OSError(f"{relative} has {partial.stat().st_size} bytes here, {size_bytes} in the store")
         os.replace(partial, target)
-        fetched[relative] = facts
+        fetched[relative] = [size_bytes, etag]
         _write_local(record_file, json.dumps(fetched).encode())
     return root
 

@@ -22,7 +22,7 @@ SAMPLE_STD = 0.1
 
 
 def tiny_turbo_vae(generator: torch.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Config (as in the release's JSON) and checkpoint (`{"ema_state_dict": ...}`) of a decoder of 80,000 parameters.
+    """Config (as in the release's JSON) and checkpoint (`{"ema_state_dict": ...}`) of a decoder of 86,220 parameters.
 
     Blocks, scalings and window sizes are the release's; only widths and depths are smaller.
     """
@@ -110,8 +110,7 @@ def _random_oobleck_tensor(name: str, like: Tensor, generator: torch.Generator) 
         return 0.05 * torch.randn(like.shape, generator=generator)
     if name.endswith(".weight_v"):
         return torch.randn(like.shape, generator=generator)
-    # weight_g is the length of each row of weights: 1 keeps the spread. A residual branch adds little; a transposed
-    # convolution, whose rows belong to inputs, reaches every output with two taps out of 2 * stride.
+    # weight_g is the length of each row of weights, and 1 about keeps the spread; residual branches add but little.
     if name == "decoder.conv2.weight_g":
         return torch.full(like.shape, SAMPLE_STD)
     if ".res_unit" in name and ".conv2." in name:

@@ -180,6 +180,9 @@ def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
     """Largest centred part of `image` with the aspect ratio height:width; sizes are rounded down to whole pixels.
 
     The ratio is approached as the release does it, so a side can end up to one pixel short of the exact ratio.
+
+    Raises:
+        ValueError: the image is so thin that nothing of it would be left.
     """
     image_width, image_height = image.size
     if (image_width, image_height) == (width, height):
@@ -188,6 +191,8 @@ def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
         kept_width, kept_height = image_width, int(image_width * height / width)
     else:
         kept_width, kept_height = int(image_height * width / height), image_height
+    if min(kept_width, kept_height) < 1:
+        raise ValueError(f"image of {image_width}x{image_height} pixels is too thin to be cropped to {width}x{height}")
     left, top = (image_width - kept_width) / 2, (image_height - kept_height) / 2
     return image.crop((left, top, left + kept_width, top + kept_height))
 

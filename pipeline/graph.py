@@ -72,7 +72,7 @@ def run_lane(
     context.max_errored_blocks = 0  # stages turn exceptions into failures; what is left is a bug and must be loud
     context.execution_options.preserve_order = False
     context.max_consecutive_actor_init_deaths = 3
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [new_row(request.id, request.model_dump_json()) for request in requests]
     dataset = ray.data.from_arrow(pa.Table.from_pylist(rows, schema=_SCHEMA))
     dataset = dataset.repartition(target_num_rows_per_block=1, strict=True)

@@ -1,0 +1,163 @@
+"""wan22_vae_io.safetensors: one picture and five frames, encoded and decoded by the original."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+from PIL import Image
+
+from model.tiny_autoencoders import tiny_wan_vae_state_dict
+from model.turbo_vae import denormalise
+from model.wan_vae import (
+    WAN22_LATENT_MEAN,
+    WAN22_LATENT_STD,
+    WanImageEncoder,
+    build_wan_vae,
+    centre_crop,
+    convert_wan22_state_dict,
+    empty_wan_vae,
+    load_image_encoder,
+    wan22_original_name,
+)
+from tests.compare import FP32_LIMIT, relative_error
+
+
+@pytest.fixture(scope="module")
+def weights(golden):
+    return golden("wan22_vae_weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def recorded(golden):
+    return golden("wan22_vae_io.safetensors")
+
+
+@pytest.fixture(scope="module")
+def encoder(weights):
+    return load_image_encoder(weights, torch.float32, "cpu")
+
+
+def test_constants_equal_wan22_vae_io_recording(recorded):
+    assert torch.equal(torch.tensor(WAN22_LATENT_MEAN), recorded["mean"])
+    assert torch.equal(torch.tensor(WAN22_LATENT_STD), recorded["std"])
+
+
+@pytest.mark.parametrize("run", ["T1", "T5"])
+def test_encoding_equals_wan22_vae_io_recording(encoder, recorded, run):
+    latent = encoder.encode_pixels(recorded[f"{run}.pixels"])
+    assert relative_error(latent, recorded[f"{run}.latent"]) < FP32_LIMIT
+
+
+@pytest.mark.parametrize("run", ["T1", "T5"])
+def test_decoding_equals_wan22_vae_io_recording(weights, recorded, run):
+    # The recording was taken before the clamp to [-1, 1], which diffusers applies inside.
+    frames = build_wan_vae(weights).decode(denormalise(recorded[f"{run}.latent"])).sample
+    assert relative_error(frames, recorded[f"{run}.decoded"].clamp(-1, 1)) < FP32_LIMIT
+
+
+def test_bf16_encoding_stays_near_wan22_vae_io_recording(weights, recorded):
+    latent = load_image_encoder(weights, torch.bfloat16, "cpu").encode_pixels(recorded["T1.pixels"])
+    assert latent.dtype == torch.float32
+    assert relative_error(latent, recorded["T1.latent"]) < 5e-2
+
+
+def test_names_equal_those_of_wan22_vae_weights(weights):
+    ours = empty_wan_vae(base_dim=4, decoder_base_dim=4).state_dict()
+    assert {wan22_original_name(name) for name in ours} == weights.keys()
+
+
+def test_renaming_agrees_with_the_converter_of_diffusers(weights):
+    """Outside the nested blocks, which that converter does not know, both must give the same names."""
+    flat = {
+        name: tensor for name, tensor in weights.items() if ".upsamples." not in name and ".downsamples." not in name
+    }
+    theirs = convert_wan_vae_to_diffusers(dict(flat))
+    ours = convert_wan22_state_dict(weights)
+    assert len(theirs) == 48
+    assert all(ours[name] is tensor for name, tensor in theirs.items())
+
+
+def test_converted_names_and_a_checkpoint_without_decoder_are_accepted(weights, recorded, encoder):
+    converted = convert_wan22_state_dict(weights)
+    encoder_only = {name: tensor for name, tensor in weights.items() if not name.startswith(("decoder.", "conv2."))}
+    expected = encoder.encode_pixels(recorded["T1.pixels"])
+    for state_dict in (converted, encoder_only):
+        assert torch.equal(
+            load_image_encoder(state_dict, torch.float32, "cpu").encode_pixels(recorded["T1.pixels"]), expected
+        )
+
+
+def test_decoder_weights_are_not_kept(encoder, weights):
+    kept = encoder._vae.state_dict()
+    assert all(name.startswith(("encoder.", "quant_conv.")) for name in kept)
+    assert len(kept) == sum(name.startswith(("encoder.", "conv1.")) for name in weights)
+
+
+def test_wrong_checkpoints_are_named(weights):
+    without = {name: tensor for name, tensor in weights.items() if name != "encoder.middle.1.proj.bias"}
+    with pytest.raises(ValueError, match=r"lacks 1 tensors, first: \['encoder.mid_block.attentions.0.proj.bias'\]"):
+        load_image_encoder(without, torch.float32, "cpu")
+    with pytest.raises(ValueError, match=r"1 unknown tensors, first: \['encoder.extra'\]"):
+        load_image_encoder(weights | {"encoder.extra": torch.ones(1)}, torch.float32, "cpu")
+    with pytest.raises(ValueError, match=r"does not fit the architecture"):
+        load_image_encoder(weights | {"conv1.bias": torch.ones(5)}, torch.float32, "cpu")
+    with pytest.raises(ValueError, match=r"neither encoder.conv1.weight nor encoder.conv_in.weight"):
+        load_image_encoder({}, torch.float32, "cpu")
+    with pytest.raises(ValueError, match=r"lacks 2 tensors, first: \['post_quant_conv.bias'"):
+        build_wan_vae({name: tensor for name, tensor in weights.items() if not name.startswith("conv2.")})
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "width", "box"),
+    [
+        ((500, 301), 256, 448, (0, 8, 500, 285)),
+        ((301, 500), 256, 448, (0, 164, 301, 172)),
+        ((448, 256), 256, 448, (0, 0, 448, 256)),
+        ((1023, 577), 1088, 1920, (2, 0, 1018, 577)),
+        ((333, 334), 480, 272, (72, 0, 189, 334)),
+        ((7, 1000), 256, 448, (0, 498, 7, 4)),
+    ],
+)
+def test_centre_crop_takes_the_part_the_original_takes(size, height, width, box):
+    """Boxes (left, top, width, height) were read from the original's results."""
+    columns, rows = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    position = (rows * size[0] + columns).astype(np.int32)
+    cropped = np.asarray(centre_crop(Image.fromarray(position), height, width))
+    left, top, kept_width, kept_height = box
+    assert np.array_equal(cropped, position[top : top + kept_height, left : left + kept_width])
+
+
+def test_centre_crop_names_an_image_that_is_too_thin():
+    with pytest.raises(ValueError, match="1x1000 pixels is too thin to be cropped to 448x256"):
+        centre_crop(Image.new("RGB", (1, 1000)), 256, 448)
+
+
+def test_picture_is_scaled_to_minus_one_to_one(encoder):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    latent = encoder.encode(Image.fromarray(pixels), 32, 48)
+    scaled = torch.from_numpy(pixels).permute(2, 0, 1)[None, :, None] / 127.5 - 1
+    assert latent.shape == (1, 48, 1, 2, 3)
+    assert relative_error(latent, encoder.encode_pixels(scaled)) < FP32_LIMIT
+
+
+def test_alpha_and_orientation_tag_are_resolved(encoder):
+    upright = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 32, 3), dtype=np.uint8))
+    tagged = upright.transpose(Image.Transpose.ROTATE_90).convert("RGBA")
+    tagged.getexif()[0x0112] = 6  # shown after a quarter turn clockwise
+    assert torch.equal(encoder.encode(tagged, 64, 32), encoder.encode(upright, 64, 32))
+
+
+@pytest.mark.parametrize(("height", "width", "message"), [(250, 448, "height .* got 250"), (256, 0, "width .* got 0")])
+def test_encoder_names_a_size_it_cannot_make(encoder, height, width, message):
+    with pytest.raises(ValueError, match=message):
+        encoder.encode(Image.new("RGB", (64, 64)), height, width)
+
+
+def test_tiny_checkpoint_has_original_names_and_makes_latents_of_unit_spread(weights):
+    tiny = tiny_wan_vae_state_dict(torch.Generator().manual_seed(0))
+    again = tiny_wan_vae_state_dict(torch.Generator().manual_seed(0))
+    assert {name: tensor.shape for name, tensor in tiny.items()} == {n: t.shape for n, t in weights.items()}
+    assert all(torch.equal(tiny[name], again[name]) for name in tiny)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 14, 3), dtype=np.uint8))
+    latent = WanImageEncoder(build_wan_vae(tiny)).encode(picture, 128, 224)
+    assert 0.4 < latent.std() < 2.5
