@@ -38,7 +38,8 @@ def read_bytes(url: str) -> bytes:
     """
     with _naming_the_url("read", url):
         fs, path = _open_filesystem(url)
-        return fs.cat_file(path)
+        # Otherwise s3fs asks for the size first, and reads a large object in pieces that may be of two versions.
+        return fs.cat_file(path, max_concurrency=1) if "s3" in fs.protocol else fs.cat_file(path)
 
 
 def read_range(url: str, start: int, end: int) -> bytes:
@@ -220,9 +221,11 @@ def _download(fs: Any, path: str, slot: Path, parts: Sequence[str] | None) -> Pa
         logger.info("fetching %s/%s (%d bytes)", path, relative, size_bytes)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(target.name + PARTIAL_SUFFIX)
-        fs.get_file(posixpath.join(path, relative).rstrip("/"), str(partial))
-        if partial.stat().st_size != size_bytes:
-            raise OSError(f"{relative} has {partial.stat().st_size} bytes here, {size_bytes} in the store")
+        source = posixpath.join(path, relative).rstrip("/")
+        fs.get_file(source, str(partial))
+        # Large objects come in pieces, side by side; a writer in between would leave a mixture of the right size.
+        if partial.stat().st_size != size_bytes or _find_files(fs, source) != {"": (size_bytes, etag)}:
+            raise OSError(f"{relative} changed in the store while it was fetched, or came incomplete")
         os.replace(partial, target)
         fetched[relative] = [size_bytes, etag]
         _write_local(record_file, json.dumps(fetched).encode())

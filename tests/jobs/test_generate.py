@@ -51,7 +51,7 @@ def test_every_kind_of_clip_is_made_and_booked(generate, manifest, tmp_path):
         row("square", aspect="1:1", language="ja", image="face.png"),
         row("driven", language="ko", audio="voice.wav", seconds=None),
         row("larger", resolution="540p", language="de", image="face.png"),
-        row("largest", resolution="1080p", language="fr", seconds=0.52),
+        row("largest", resolution="1080p", language="fr"),
     ]
     output = tmp_path / "out"
     status, printed, _ = generate(manifest(rows), output)
@@ -62,7 +62,7 @@ def test_every_kind_of_clip_is_made_and_booked(generate, manifest, tmp_path):
         "square": (320, 320, 5),
         "driven": (448, 256, 13),
         "larger": (896, 512, 5),
-        "largest": (1920, 1088, 13),
+        "largest": (1920, 1088, 5),
     }
     for clip_id, (width, height, num_frames) in expected.items():
         facts = probe((output / f"clips/{clip_id}.mp4").read_bytes())
