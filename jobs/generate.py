@@ -59,8 +59,6 @@ def connect(address: str | None) -> None:
     """
     # Ray protects a cluster it starts with a token and warns that it does; that is what we want, and no news.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    # Ray's core tells of internal matters on the driver's screen; they stay in its log files on a running cluster.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         # Logical CPUs: every pool needs a place even on two cores; the system's scheduler shares out the real ones.

@@ -5,6 +5,7 @@ Tensor legend: B batch, C channels, A audio latents (25 per second), S samples.
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,7 +63,9 @@ def build_audio_vae(model_config: Mapping[str, Any]) -> AutoencoderOobleck:
         config = config["pretransform"]["config"] if "pretransform" in config else config
         encoder, decoder = config["encoder"]["config"], config["decoder"]["config"]
         _check_is_release_kind(config)
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            # diffusers builds on weight_norm's older form, which is deprecated; it is what names the tensors weight_g, _v.
+            warnings.simplefilter("ignore", FutureWarning)
             vae = AutoencoderOobleck(
                 encoder_hidden_size=encoder["channels"],
                 downsampling_ratios=list(decoder["strides"]),

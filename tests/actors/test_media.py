@@ -261,6 +261,9 @@ def test_no_temporary_file_is_left(tmp_path, monkeypatch):
     with pytest.raises(KeyError):
         fail_in_the_middle()
     assert os.listdir(tmp_path) == []
+    with pytest.raises(TypeError), ClipMuxer(WIDTH, HEIGHT, metadata={"title": "a", 5: "b"}):
+        pass
+    assert os.listdir(tmp_path) == []
 
 
 def fail_in_the_middle() -> None:
