@@ -56,6 +56,9 @@ def connect(address: str | None) -> None:
     """Connect to a Ray cluster, or start one on this machine.
 
     Workers of a running cluster do not see this process's environment, so the AWS variables are handed to them.
+
+    Raises:
+        ValueError: if there is no cluster at the address, or it asks for another token.
     """
     # Ray protects a cluster it starts with a token and warns that it does; that is what we want, and no news.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
@@ -67,7 +70,11 @@ def connect(address: str | None) -> None:
         return
     variables = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED_PREFIX)}
     runtime_env = {"env_vars": variables} if variables else None
-    ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING)
+    try:
+        ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING)
+    except ConnectionError as error:
+        hint = "is it running, and does this process have its token (RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
+        raise ValueError(f"cannot connect to the Ray cluster at {address}: {hint}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -64,7 +64,7 @@ def build_audio_vae(model_config: Mapping[str, Any]) -> AutoencoderOobleck:
         encoder, decoder = config["encoder"]["config"], config["decoder"]["config"]
         _check_is_release_kind(config)
         with torch.device("meta"), warnings.catch_warnings():
-            # diffusers builds on weight_norm's older form, which is deprecated and names the tensors as the release does.
+            # diffusers builds on weight_norm's older, deprecated form, which names tensors as the release does.
             warnings.simplefilter("ignore", FutureWarning)
             vae = AutoencoderOobleck(
                 encoder_hidden_size=encoder["channels"],

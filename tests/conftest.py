@@ -1,6 +1,7 @@
-"""A real S3 server over HTTP for tests: what runs against a bucket in production runs against a bucket here."""
+"""What all tests share: threads, Ray's token, and a real S3 server over HTTP."""
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -12,6 +13,12 @@ from collections.abc import Iterator
 
 import pytest
 import s3fs
+import torch
+
+# Ray reads these once, when it is first imported: its token authentication is on, with a token of this session's own.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
+torch.set_num_threads(1)
 
 
 def free_port() -> int:

@@ -1,6 +1,6 @@
 import json
 import os
-import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -38,15 +38,15 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def cluster():
-    """One real Ray cluster for the whole session, with Ray's token authentication and a token of its own."""
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
+    """One real Ray cluster for the whole session, protected by the session's token."""
     port, dashboard_port = free_port(), free_port()
     command = [str(RAY), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=16"]
     command += ["--node-ip-address=127.0.0.1", f"--port={port}", "--object-store-memory=500000000"]
     command += ["--include-dashboard=true", f"--dashboard-port={dashboard_port}"]
     # Out of the source folder, so that workers find the project where it is installed and nowhere else.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/", start_new_session=True
+    )
     try:
         for line in process.stdout:
             if "Ray runtime started" in line:
@@ -55,7 +55,7 @@ def cluster():
             pytest.fail(f"ray start ended with status {process.wait()}")
         yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}")
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # all at once: ended one by one they wait half a minute for each other
         process.wait(timeout=60)
 
 
