@@ -15,8 +15,14 @@ from actors.request import ClipRequest
 from actors.row import RowError
 from actors.stage import Compute, Stage, Work
 from actors.storage import read_bytes
-from model.audio_vae import MODEL_SAMPLE_RATE_HZ, SAMPLES_PER_LATENT
-from model.geometry import FRAMES_PER_SECOND, MAX_SECONDS, MIN_SECONDS, ClipLength
+from model.geometry import (
+    FRAMES_PER_SECOND,
+    MAX_SECONDS,
+    MIN_SECONDS,
+    MODEL_SAMPLE_RATE_HZ,
+    SAMPLES_PER_AUDIO_LATENT,
+    ClipLength,
+)
 from model.text_encoder import MAX_TEXT_TOKENS, TextFeatures
 
 
@@ -105,8 +111,8 @@ class Conditioning(Stage):
 
     def _encode_audio(self, request: ClipRequest, samples: np.ndarray) -> tuple[ClipLength, Tensor]:
         assert self.audio_encoder is not None
-        length = ClipLength.from_audio_latents(-(-len(samples) // SAMPLES_PER_LATENT))
-        padded = np.zeros(length.num_audio_latents * SAMPLES_PER_LATENT, dtype=np.float32)
+        length = ClipLength.from_audio_latents(-(-len(samples) // SAMPLES_PER_AUDIO_LATENT))
+        padded = np.zeros(length.num_audio_latents * SAMPLES_PER_AUDIO_LATENT, dtype=np.float32)
         padded[: len(samples)] = samples
         generator = torch.Generator().manual_seed(request.stage_seed(self.name))
         waveform_2S = torch.from_numpy(padded).expand(2, -1).to(self.device)

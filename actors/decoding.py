@@ -11,8 +11,7 @@ from torch import Tensor
 from actors.checkpoint_source import CheckpointSource
 from actors.media import ClipMuxer, VideoEncoding
 from actors.stage import Compute, Stage, Work
-from model.audio_vae import OUTPUT_SAMPLE_RATE_HZ
-from model.geometry import FRAMES_PER_SECOND
+from model.geometry import FRAMES_PER_SECOND, OUTPUT_SAMPLE_RATE_HZ
 from model.turbo_vae import to_uint8
 
 

@@ -16,16 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import remove_weight_norm, weight_norm
 
-LATENT_CHANNELS = 64
-LATENT_RATE_HZ = 25
-MODEL_SAMPLE_RATE_HZ = 51_200
-OUTPUT_SAMPLE_RATE_HZ = 44_100
-SAMPLES_PER_LATENT = 2048
+from model.geometry import (
+    AUDIO_LATENT_CHANNELS,
+    AUDIO_LATENT_RATE_HZ,
+    MODEL_SAMPLE_RATE_HZ,
+    OUTPUT_SAMPLE_RATE_HZ,
+    SAMPLES_PER_AUDIO_LATENT,
+)
+
 CHECKPOINT_PREFIX = "pretransform.model."
 
 # Long recordings are encoded in windows that overlap by half (release: 29 s of 51.2 kHz).
-ENCODE_WINDOW_LATENTS = 29 * LATENT_RATE_HZ
-ENCODE_WINDOW_SAMPLES = ENCODE_WINDOW_LATENTS * SAMPLES_PER_LATENT
+ENCODE_WINDOW_LATENTS = 29 * AUDIO_LATENT_RATE_HZ
+ENCODE_WINDOW_SAMPLES = ENCODE_WINDOW_LATENTS * SAMPLES_PER_AUDIO_LATENT
 
 # Position of each layer inside Stable Audio's nn.Sequential of a residual unit, an encoder block and a decoder block.
 _UNIT = {"snake1": 0, "conv1": 1, "snake2": 2, "conv2": 3}
@@ -99,9 +102,9 @@ def _check_is_release_kind(config: Mapping[str, Any]) -> None:
         ("encoder.strides", list(encoder["strides"]), list(decoder["strides"])),
         ("encoder.in_channels", encoder["in_channels"], 2),
         ("decoder.out_channels", decoder["out_channels"], 2),
-        ("decoder.latent_dim", decoder["latent_dim"], LATENT_CHANNELS),
-        ("encoder.latent_dim", encoder["latent_dim"], 2 * LATENT_CHANNELS),
-        ("the product of decoder.strides", math.prod(decoder["strides"]), SAMPLES_PER_LATENT),
+        ("decoder.latent_dim", decoder["latent_dim"], AUDIO_LATENT_CHANNELS),
+        ("encoder.latent_dim", encoder["latent_dim"], 2 * AUDIO_LATENT_CHANNELS),
+        ("the product of decoder.strides", math.prod(decoder["strides"]), SAMPLES_PER_AUDIO_LATENT),
     ):
         if value != allowed:
             raise ValueError(f"{field} of the audio autoencoder must be {allowed}, got {value}")
@@ -174,8 +177,8 @@ class AudioDecoder:
     @torch.no_grad()
     def decode_at_model_rate(self, latent_1AC: Tensor) -> Tensor:
         """(1, A, 64) -> (2, 2048 A) float32 at 51.2 kHz, not clamped."""
-        if latent_1AC.ndim != 3 or latent_1AC.shape[::2] != (1, LATENT_CHANNELS) or not latent_1AC.shape[1]:
-            raise ValueError(f"latent must be (1, A, {LATENT_CHANNELS}), got {tuple(latent_1AC.shape)}")
+        if latent_1AC.ndim != 3 or latent_1AC.shape[::2] != (1, AUDIO_LATENT_CHANNELS) or not latent_1AC.shape[1]:
+            raise ValueError(f"latent must be (1, A, {AUDIO_LATENT_CHANNELS}), got {tuple(latent_1AC.shape)}")
         return self._decoder(latent_1AC.float().transpose(1, 2))[0]
 
     def decode(self, latent_1AC: Tensor) -> Tensor:
@@ -225,8 +228,10 @@ class AudioEncoder:
         Raises:
             ValueError: the waveform is not stereo or shorter than one latent.
         """
-        if waveform_2S.ndim != 2 or waveform_2S.shape[0] != 2 or waveform_2S.shape[1] < SAMPLES_PER_LATENT:
-            raise ValueError(f"waveform must be (2, at least {SAMPLES_PER_LATENT}), got {tuple(waveform_2S.shape)}")
+        if waveform_2S.ndim != 2 or waveform_2S.shape[0] != 2 or waveform_2S.shape[1] < SAMPLES_PER_AUDIO_LATENT:
+            raise ValueError(
+                f"waveform must be (2, at least {SAMPLES_PER_AUDIO_LATENT}), got {tuple(waveform_2S.shape)}"
+            )
         num_samples = waveform_2S.shape[1]
         if num_samples <= ENCODE_WINDOW_SAMPLES:
             return self._draw(waveform_2S, generator)
@@ -237,7 +242,7 @@ class AudioEncoder:
             windows.append(self._draw(window_2S, generator))
             if start + ENCODE_WINDOW_SAMPLES >= num_samples:
                 break
-        return cross_fade(windows)[:, : math.ceil(num_samples / SAMPLES_PER_LATENT)]
+        return cross_fade(windows)[:, : math.ceil(num_samples / SAMPLES_PER_AUDIO_LATENT)]
 
     def _draw(self, waveform_2S: Tensor, generator: torch.Generator) -> Tensor:
         mean_1CA, scale_1CA = self.encode_mean_and_scale(waveform_2S).chunk(2, dim=1)

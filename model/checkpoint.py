@@ -11,19 +11,23 @@ import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderOobleck
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from model.audio_vae import AudioDecoder, AudioEncoder, load_audio_vae
 from model.text_encoder import TextEncoder
 from model.transformer import Transformer
 from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder, load_turbo_vae_state_dict
 from model.variants import config_from_shapes
-from model.wan_vae import WanImageEncoder, load_image_encoder
+
+if TYPE_CHECKING:
+    # diffusers takes seconds to import: an actor that needs none of its networks starts without it.
+    from diffusers import AutoencoderOobleck
+
+    from model.audio_vae import AudioDecoder, AudioEncoder
+    from model.wan_vae import WanImageEncoder
 
 COMPONENT_FOLDERS = {
     "base": "base",
@@ -152,18 +156,26 @@ class Checkpoint:
 
     def image_encoder(self, dtype: torch.dtype, device: torch.device) -> WanImageEncoder:
         """Load the Wan 2.2 VAE's encoder."""
+        from model.wan_vae import load_image_encoder
+
         tensors = _load_pickle(self.component_folder("image_vae") / IMAGE_VAE_WEIGHTS)
         return load_image_encoder(tensors, dtype, device)
 
     def audio_encoder(self, device: torch.device) -> AudioEncoder:
         """Load the encoder of Stable Audio Open's autoencoder, in float32."""
+        from model.audio_vae import AudioEncoder
+
         return AudioEncoder(self._audio_vae().encoder.to(device))
 
     def audio_decoder(self, device: torch.device) -> AudioDecoder:
         """Load the decoder of Stable Audio Open's autoencoder, in float32."""
+        from model.audio_vae import AudioDecoder
+
         return AudioDecoder(self._audio_vae().decoder.to(device))
 
     def _audio_vae(self) -> AutoencoderOobleck:
+        from model.audio_vae import load_audio_vae
+
         folder = self.component_folder("audio_vae")
         tensors = dict(_iterate_tensors(folder, torch.device("cpu")))
         return load_audio_vae(_read_json(folder / AUDIO_VAE_CONFIG), tensors)

@@ -5,10 +5,14 @@ Source: the public release; the tables are recorded in `tests/golden/schedules.s
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from diffusers import UniPCMultistepScheduler
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import UniPCMultistepScheduler
 
 NUM_TRAIN_TIMESTEPS = 1000
 
@@ -47,6 +51,10 @@ def zero_snr_levels() -> Tensor:
 
 def unipc_stepper(num_steps: int, shift: float) -> UniPCMultistepScheduler:
     """UniPC of order 2 (bh2, predicts the clean sample) with the release's sigmas, which differ from diffusers' own."""
+    from diffusers import (
+        UniPCMultistepScheduler,  # takes seconds to import, and the distilled sampler has no use for it
+    )
+
     stepper = UniPCMultistepScheduler(
         num_train_timesteps=NUM_TRAIN_TIMESTEPS,
         solver_order=2,

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, T5GemmaEncoderModel
-from transformers.utils import logging as transformers_logging
 
 MAX_TEXT_TOKENS = 640
 """Features beyond this many tokens are cut off (source: the release)."""
@@ -43,6 +41,10 @@ class TextEncoder:
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device):
+        # Imported here, since it takes seconds and every other actor starts without it.
+        from transformers import AutoTokenizer, T5GemmaEncoderModel
+        from transformers.utils import logging as transformers_logging
+
         # The library reports every decoder weight it skips, and draws a bar; neither tells the user anything.
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()

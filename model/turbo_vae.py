@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.wan_vae import WAN22_LATENT_MEAN, WAN22_LATENT_STD
+from model.latent_statistics import WAN22_LATENT_MEAN, WAN22_LATENT_STD
 
 # The release gives its residual norms this epsilon by hand; resnet_norm_eps of the config reaches the shortcuts only.
 RESIDUAL_NORM_EPS = 1e-8

@@ -15,6 +15,7 @@ from actors.row import ClipRow, new_row
 from actors.stage import Stage
 from pipeline.plan import CONCURRENT_CALLS, Pool
 from pipeline.progress import StageBoard
+from pipeline.stage_actor import StageActor
 
 _SCHEMA = pa.schema(
     [
@@ -26,25 +27,6 @@ _SCHEMA = pa.schema(
         ("notes", pa.string()),
     ]
 )
-
-
-class _StageActor:
-    """A stage inside a Ray actor; tells the board when a clip comes and goes."""
-
-    def __init__(self, stage_class: type[Stage], arguments: Mapping[str, Any], board: Any):
-        self.board = board
-        self.stage = stage_class(**arguments)
-
-    def __call__(self, row: ClipRow) -> ClipRow:
-        name = self.stage.name
-        self.board.enter.remote(name)
-        result = None
-        try:
-            result = self.stage(row)
-            return result
-        finally:
-            is_healthy = result is not None and result["failure"] is None
-            self.board.leave.remote(name, is_healthy)
 
 
 def run_lane(
@@ -79,7 +61,7 @@ def run_lane(
     for pool in pools:
         stage_class, arguments = stages[pool.stage]
         # A class of its own gives every pool its name on the dashboard.
-        actor_class = type(stage_class.__name__, (_StageActor,), {})
+        actor_class = type(stage_class.__name__, (StageActor,), {})
         dataset = dataset.map(
             actor_class,
             fn_constructor_kwargs={"stage_class": stage_class, "arguments": arguments, "board": board.handle},

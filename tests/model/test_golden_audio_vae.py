@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from model.audio_vae import (
+    AUDIO_LATENT_RATE_HZ,
     CHECKPOINT_PREFIX,
     ENCODE_WINDOW_SAMPLES,
-    LATENT_RATE_HZ,
     MODEL_SAMPLE_RATE_HZ,
     OUTPUT_SAMPLE_RATE_HZ,
-    SAMPLES_PER_LATENT,
+    SAMPLES_PER_AUDIO_LATENT,
     AudioDecoder,
     AudioEncoder,
     build_audio_vae,
@@ -45,7 +45,7 @@ def seeded(seed=0):
 
 
 def test_rates_belong_together():
-    assert LATENT_RATE_HZ * SAMPLES_PER_LATENT == MODEL_SAMPLE_RATE_HZ
+    assert AUDIO_LATENT_RATE_HZ * SAMPLES_PER_AUDIO_LATENT == MODEL_SAMPLE_RATE_HZ
     assert MODEL_SAMPLE_RATE_HZ * 441 == OUTPUT_SAMPLE_RATE_HZ * 512
 
 
@@ -156,7 +156,7 @@ def test_long_recordings_go_through_overlapping_windows(vae):
     num_samples = ENCODE_WINDOW_SAMPLES + 5000
     waveform = 0.1 * torch.randn(2, num_samples, generator=seeded())
     latent = encoder.encode(waveform, seeded(3))
-    assert latent.shape == (1, math.ceil(num_samples / SAMPLES_PER_LATENT), 64)
+    assert latent.shape == (1, math.ceil(num_samples / SAMPLES_PER_AUDIO_LATENT), 64)
     generator = seeded(3)
     first = encoder.encode(waveform[:, :ENCODE_WINDOW_SAMPLES], generator)
     second = torch.zeros(2, ENCODE_WINDOW_SAMPLES)

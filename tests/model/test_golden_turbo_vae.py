@@ -5,9 +5,9 @@ import gc
 import pytest
 import torch
 
+from model.latent_statistics import WAN22_LATENT_MEAN, WAN22_LATENT_STD
 from model.tiny_autoencoders import tiny_turbo_vae
 from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder, denormalise, load_turbo_vae_state_dict, to_uint8
-from model.wan_vae import WAN22_LATENT_MEAN, WAN22_LATENT_STD
 from tests.compare import FP32_LIMIT, relative_error
 
 
