@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.storage import local_copy
-from model.checkpoint import COMPONENT_FOLDERS, Checkpoint
+from model.checkpoint import Checkpoint, component_parts
 
 
 @dataclass(frozen=True)
@@ -23,5 +23,5 @@ class CheckpointSource:
 
     def fetch(self, *components: str) -> Checkpoint:
         """Make the named components local and return the checkpoint; other components may be absent."""
-        folders = [COMPONENT_FOLDERS[name] for name in components]
-        return Checkpoint(local_copy(self.url, Path(self.cache_dir).expanduser(), folders))
+        parts = [part for name in components for part in component_parts(name)]
+        return Checkpoint(local_copy(self.url, Path(self.cache_dir).expanduser(), parts))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from actors.checkpoint_source import CheckpointSource
@@ -24,6 +25,9 @@ from model.geometry import (
     ClipLength,
 )
 from model.text_encoder import MAX_TEXT_TOKENS, TextFeatures
+
+# What storage back ends and decoders raise for a bad reference or a bad file.
+_READING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, ImportError)
 
 
 class Conditioning(Stage):
@@ -72,11 +76,9 @@ class Conditioning(Stage):
             if self.negative_text is not None:
                 tensors["negative_text"] = self.negative_text.features_1LC
             if image is not None and self.image_encoder is not None:
-                width, height = request.base_size
-                tensors["image_base"] = self.image_encoder.encode(image, height, width)
+                tensors["image_base"] = self._encode_image(request, image, request.base_size)
                 if request.is_super_resolved:
-                    width, height = request.clip_size
-                    tensors["image_sr"] = self.image_encoder.encode(image, height, width)
+                    tensors["image_sr"] = self._encode_image(request, image, request.clip_size)
             length = request.text_length
             if waveform is not None:
                 length, tensors["audio"] = self._encode_audio(request, waveform)
@@ -85,21 +87,32 @@ class Conditioning(Stage):
         tensors["frames"] = torch.tensor([length.num_video_latents, length.num_frames, length.sound_frames])
         tensors.setdefault("num_audio_latents", torch.tensor(length.num_audio_latents))
 
-    def _read_image(self, request: ClipRequest):  # type: ignore[no-untyped-def]
+    def _encode_image(self, request: ClipRequest, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        assert self.image_encoder is not None
+        width, height = size
+        try:
+            return self.image_encoder.encode(image, height, width)
+        except ValueError as error:
+            what = f"{image.width}x{image.height} pixels cannot be cropped to {request.aspect}"
+            raise RowError("image", request.image, f"{what}: {error}") from error
+
+    def _read_image(self, request: ClipRequest) -> Image.Image:
         try:
             return read_image(read_bytes(str(request.image)))
-        except (OSError, ValueError) as error:
+        except _READING_ERRORS as error:
             raise RowError("image", request.image, f"cannot be read: {error}") from error
 
     def _read_waveform(self, work: Work) -> np.ndarray:
         request = work.request
         try:
-            samples = read_waveform(read_bytes(str(request.audio)), MODEL_SAMPLE_RATE_HZ, request.seconds)
-        except (OSError, ValueError) as error:
+            # One second more than is possible shows that a recording is too long; hours of it would fill the memory.
+            limit = request.seconds if request.seconds is not None else MAX_SECONDS + 1
+            samples = read_waveform(read_bytes(str(request.audio)), MODEL_SAMPLE_RATE_HZ, limit)
+        except _READING_ERRORS as error:
             raise RowError("audio", request.audio, f"cannot be read: {error}") from error
         seconds = len(samples) / MODEL_SAMPLE_RATE_HZ
         if seconds > MAX_SECONDS:
-            reason = f"lasts {seconds:.1f} s, at most {MAX_SECONDS:g} are possible: set seconds to use its beginning"
+            reason = f"lasts more than the {MAX_SECONDS:g} s that are possible: set seconds to use its beginning"
             raise RowError("audio", request.audio, reason)
         if seconds < MIN_SECONDS:
             raise RowError("audio", request.audio, f"lasts {seconds:.2f} s, at least {MIN_SECONDS:g} are needed")

@@ -9,8 +9,10 @@ from typing import Any
 
 from actors.request import ClipRequest
 
-_IRRELEVANT_FIELDS = {"id", "metadata", "seed", "language"}
-"""Fields that leave pixels and sound alone. The seed counts in its resolved form, the language through the prompt."""
+_OTHERWISE_COUNTED = {"id", "metadata", "prompt", "language", "seed", "seconds"}
+"""Fields that leave pixels and sound alone, or count in their resolved form: prompt and language as the composed text,
+seed and seconds with their defaults. Image and audio count by their address: nobody reads a million files to find out
+that nothing has changed."""
 
 
 def hash_facts(facts: Any) -> str:
@@ -33,8 +35,9 @@ class LaneFingerprint:
 
     def of_clip(self, request: ClipRequest) -> str:
         """Hash a request and everything it is run with; equal hashes mean equal pixels and sound."""
-        facts = request.model_dump(mode="json", exclude=_IRRELEVANT_FIELDS)
+        facts = request.model_dump(mode="json", exclude=_OTHERWISE_COUNTED)
         facts |= {"prompt": request.prompt_text(), "seed": request.resolved_seed, "lane": self.lane}
+        facts["seconds"] = request.seconds if request.audio is not None else request.text_length.num_frames
         if request.image is not None:
             facts["image_vae"] = self.image_vae
         return hash_facts(facts)

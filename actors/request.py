@@ -97,7 +97,7 @@ class ClipRequest(BaseModel):
         if isinstance(value, str) and value.lstrip().startswith("{"):
             try:
                 return json.loads(value)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"starts like JSON but is not: {error}") from error
         return value
 
@@ -192,14 +192,22 @@ def _reason(item: Any, path: list[str]) -> str:
             return "must not be empty"
         case "string_type":
             return "must be text"
+        case "dict_type" | "model_type":
+            return "must be an object"
+        case "tuple_type" | "list_type":
+            return "must be a list"
         case "greater_than_equal":
-            return f"must be at least {context['ge']:g}"
+            return f"must be at least {_number(context['ge'])}"
         case "less_than_equal":
-            return f"must be at most {context['le']:g}"
-        case "float_parsing" | "float_type" | "int_parsing" | "int_type" | "finite_number":
+            return f"must be at most {_number(context['le'])}"
+        case "float_parsing" | "float_type" | "int_parsing" | "int_parsing_size" | "int_type" | "finite_number":
             return "must be a number"
         case "int_from_float":
             return "must be a whole number"
         case _:
-            message = item["msg"].removeprefix("Value error, ")
+            message = " ".join(item["msg"].removeprefix("Value error, ").split())
             return message[0].lower() + message[1:]
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ import os
 import posixpath
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,18 @@ def write_atomically(url: str, data: bytes, content_type: str | None = None) -> 
             fs.pipe_file(path, data, ContentType=content_type)
         else:
             fs.pipe_file(path, data)
+
+
+def remove(url: str) -> None:
+    """Remove one file; nothing happens where there is none.
+
+    Raises:
+        StorageError: forbidden or out of reach.
+    """
+    with _naming_the_url("remove", url):
+        fs, path = _open_filesystem(url)
+        with suppress(FileNotFoundError):
+            fs.rm_file(path)
 
 
 def local_copy(url: str, cache_dir: str | Path, parts: Sequence[str] | None = None) -> Path:

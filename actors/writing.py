@@ -13,9 +13,11 @@ import torch
 from actors.fingerprint import LaneFingerprint
 from actors.media import probe
 from actors.stage import Compute, Stage, Work
-from actors.storage import join, write_atomically
+from actors.storage import join, remove, write_atomically
 
 CLIPS_FOLDER = "clips"
+RECORD_VERSION = 1
+"""Raised when the record's fields change their meaning."""
 
 
 def clip_name(clip_id: str, suffix: str) -> str:
@@ -33,21 +35,31 @@ class Writing(Stage):
         output_url: folder of the run.
         fingerprint: of the lane.
         provenance: facts about the run that go into every record.
+        overwrites: a marker of an older clip may exist and is removed first, so that it never vouches for new files.
     """
 
     name = "writing"
 
-    def __init__(self, compute: Compute, output_url: str, fingerprint: LaneFingerprint, provenance: dict[str, Any]):
+    def __init__(
+        self,
+        compute: Compute,
+        output_url: str,
+        fingerprint: LaneFingerprint,
+        provenance: dict[str, Any],
+        overwrites: bool = False,
+    ):
         super().__init__(compute)
         self.output_url = output_url
         self.fingerprint = fingerprint
         self.provenance = provenance
+        self.overwrites = overwrites
 
     def process(self, work: Work) -> None:
         """See the class."""
         request = work.request
         mp4, poster = (work.tensors[name].numpy().tobytes() for name in ("mp4", "poster"))
         record = {
+            "version": RECORD_VERSION,
             "id": request.id,
             "fingerprint": self.fingerprint.of_clip(request),
             "request": request.model_dump(mode="json", exclude_none=True),
@@ -60,6 +72,8 @@ class Writing(Stage):
             "provenance": self.provenance,
         }
         data = json.dumps(record, ensure_ascii=False, indent=1).encode()
+        if self.overwrites:
+            remove(join(self.output_url, clip_name(request.id, "json")))
         for suffix, content, content_type in (
             ("mp4", mp4, "video/mp4"),
             ("jpg", poster, "image/jpeg"),

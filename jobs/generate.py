@@ -1,19 +1,23 @@
 """`python -m jobs.generate`: a manifest of prompts becomes finished clips.
 
-Exit status: 0 when every row is a clip, 3 when some rows were dead-lettered, 2 for wrong usage, 130 when interrupted.
+Exit status: 0 when every row is a clip, 3 when some rows were dead-lettered, 2 for wrong usage, 130 when interrupted,
+1 when the run broke.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import ray
 from rich.console import Console
 
+from pipeline.lane import LaneWork
 from pipeline.report import print_summary, write_books
 from pipeline.run import Run, RunSpec
 from pipeline.settings import load_settings
@@ -23,8 +27,20 @@ EXIT_USAGE = 2
 EXIT_DEAD_LETTERS = 3
 EXIT_INTERRUPTED = 130
 
-_FORWARDED_PREFIX = "AWS_"
+_FORWARDED = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+)
 _LOCAL_LOGICAL_CPUS = 16
+
+
+class ClusterError(Exception):
+    """There is no Ray cluster to run on."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -58,7 +74,7 @@ def connect(address: str | None) -> None:
     Workers of a running cluster do not see this process's environment, so the AWS variables are handed to them.
 
     Raises:
-        ValueError: if there is no cluster at the address, or it asks for another token.
+        ClusterError: if there is no cluster at the address, or it asks for another token.
     """
     # Ray protects a cluster it starts with a token and warns that it does; that is what we want, and no news.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
@@ -68,13 +84,18 @@ def connect(address: str | None) -> None:
         num_cpus = max(os.cpu_count() or 1, _LOCAL_LOGICAL_CPUS)
         ray.init(address="local", num_cpus=num_cpus, logging_level=logging.WARNING, log_to_driver=True)
         return
-    variables = {name: value for name, value in os.environ.items() if name.startswith(_FORWARDED_PREFIX)}
-    runtime_env = {"env_vars": variables} if variables else None
     try:
-        ray.init(address=address, runtime_env=runtime_env, logging_level=logging.WARNING)
+        ray.init(address=address, runtime_env={"env_vars": _variables_to_forward()}, logging_level=logging.WARNING)
     except ConnectionError as error:
         hint = "is it running, and does this process have its token (RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
-        raise ValueError(f"cannot connect to the Ray cluster at {address}: {hint}") from error
+        raise ClusterError(f"cannot connect to the Ray cluster at {address}: {hint}") from error
+
+
+def _variables_to_forward() -> dict[str, str]:
+    """AWS variables of this process, without those the submitted job hands to its workers itself."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    handed_on = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: os.environ[name] for name in _FORWARDED if name in os.environ and name not in handed_on}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,22 +108,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         spec = RunSpec(options.manifest, options.output, options.checkpoint, settings, options.overwrite)
         run = Run(spec, console)
         works = run.find_work()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    try:
         if works:
             connect(options.address)
-            run.execute(works)
-    except ValueError as error:
+            run.plan(works)
+    except (ValueError, OSError, ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
+        ray.shutdown()
         return EXIT_USAGE
+    return _run_and_report(run, works, console)
+
+
+def _run_and_report(run: Run, works: Sequence[LaneWork], console: Console) -> int:
+    interrupted = False
+    try:
+        run.execute(works)
     except KeyboardInterrupt:
+        interrupted = True
+    except Exception:
+        # The books show what was done before; if they cannot be written either, this error is still the one to see.
+        with suppress(Exception):
+            write_books(run)
+        raise
+    finally:
+        ray.shutdown()
+    gallery_url = write_books(run)
+    if interrupted:
         console.print("interrupted: what is done is kept, the same command continues", highlight=False)
         return EXIT_INTERRUPTED
-    finally:
-        gallery_url = write_books(run)
-        ray.shutdown()
     print_summary(console, run, gallery_url)
     return EXIT_DEAD_LETTERS if run.result.dead_letters else EXIT_DONE
 

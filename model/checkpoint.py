@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from model.text_encoder import TextEncoder
@@ -47,6 +48,21 @@ IMAGE_VAE_WEIGHTS = "Wan2.2_VAE.pth"
 AUDIO_VAE_CONFIG = "model_config.json"
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
+
+_FILES = {
+    "turbo_vae": (TURBO_VAE_CONFIG, TURBO_VAE_WEIGHTS),
+    "audio_vae": (AUDIO_VAE_CONFIG, SAFETENSORS),
+    "image_vae": (IMAGE_VAE_WEIGHTS,),
+}
+
+
+def component_parts(component: str) -> tuple[str, ...]:
+    """Paths, relative to the checkpoint, that a component is read from: its folder, or the files of it that are needed.
+
+    The folders of the autoencoders hold whole other models beside them, tens of gigabytes that nobody reads here.
+    """
+    folder = COMPONENT_FOLDERS[component]
+    return tuple(f"{folder}/{name}" for name in _FILES[component]) if component in _FILES else (folder,)
 
 
 class CheckpointError(ValueError):
@@ -88,10 +104,20 @@ def _shards(folder: Path) -> list[Path]:
     return [_require(folder / SAFETENSORS)]
 
 
-def _iterate_tensors(folder: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    for shard in _shards(folder):
+@contextmanager
+def _open_shard(shard: Path, device: torch.device) -> Iterator[Any]:
+    try:
         with safe_open(shard, "pt", device=str(device)) as file:
-            for name in file.keys():  # noqa: SIM118 - a safetensors file is no mapping
+            yield file
+    except SafetensorError as error:
+        raise CheckpointError(f"{shard} is damaged: {error}") from error
+
+
+def _iterate_tensors(folder: Path, device: torch.device, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    for shard in _shards(folder):
+        with _open_shard(shard, device) as file:
+            names = list(file.keys())
+            for name in [name for name in names if name.startswith(prefix)] or names:
                 yield name, file.get_tensor(name)
 
 
@@ -101,12 +127,14 @@ def _load_pickle(path: Path) -> dict[str, Any]:
         return torch.load(_require(path), map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} holds more than tensors and is not loaded") from error
+    except (RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
 
 def _safetensors_shapes(folder: Path) -> dict[str, list[int]]:
     shapes = {}
     for shard in _shards(folder):
-        with safe_open(shard, "pt") as file:
+        with _open_shard(shard, torch.device("cpu")) as file:
             shapes.update({name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
     return shapes
 
@@ -174,10 +202,11 @@ class Checkpoint:
         return AudioDecoder(self._audio_vae().decoder.to(device))
 
     def _audio_vae(self) -> AutoencoderOobleck:
-        from model.audio_vae import load_audio_vae
+        from model.audio_vae import CHECKPOINT_PREFIX, load_audio_vae
 
         folder = self.component_folder("audio_vae")
-        tensors = dict(_iterate_tensors(folder, torch.device("cpu")))
+        # The file holds Stable Audio's diffusion model too, which must not be read into memory.
+        tensors = dict(_iterate_tensors(folder, torch.device("cpu"), CHECKPOINT_PREFIX))
         return load_audio_vae(_read_json(folder / AUDIO_VAE_CONFIG), tensors)
 
     def turbo_vae(self, dtype: torch.dtype, device: torch.device) -> TurboVAEDecoder:

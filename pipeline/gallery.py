@@ -18,6 +18,7 @@ import jinja2
 
 from actors.request import LANGUAGES, DialogueLine
 from actors.row import STAGES, Failure
+from pipeline.durations import format_duration
 
 MAX_CARDS = 1000
 """Cards on one page; with more, a browser takes seconds to lay it out. The rest stands in `results.parquet`."""
@@ -218,16 +219,6 @@ def format_time(time: str) -> str:
     moment = datetime.fromisoformat(time)
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return f"{moment.day} {moment:%b %Y, %H:%M} UTC"
-
-
-def format_duration(seconds: float) -> str:
-    """Seconds to "42 s", "3 min 20 s" or "5 h 02 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
 
 
 def format_seconds(seconds: float) -> str:

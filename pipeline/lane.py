@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from actors.fingerprint import LaneFingerprint, hash_facts
 from actors.request import ClipRequest
 from actors.storage import join, list_sizes, read_range
-from model.checkpoint import COMPONENT_FOLDERS
+from model.checkpoint import component_parts
 from model.geometry import RESOLUTIONS
 from pipeline.settings import Settings
 
@@ -17,7 +17,7 @@ NUMERICS_VERSION = 1
 """Raised whenever a change of this code changes pixels or sound, so that old clips are not taken for new ones."""
 
 _SAMPLE_BYTES = 65_536
-_MODEL_SUFFIXES = (".safetensors", ".zst", ".ckpt", ".pth", ".json", ".model")
+_MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".json", ".model")
 """Files that make a model; a README beside them may change."""
 
 
@@ -67,15 +67,17 @@ def component_fingerprint(checkpoint_url: str, component: str) -> str:
     Raises:
         StorageError: if the checkpoint lacks the component or cannot be read.
     """
-    folder = join(checkpoint_url, COMPONENT_FOLDERS[component])
     digest = hashlib.sha256()
-    for name, (size, _) in sorted(list_sizes(folder).items()):
-        if not name.endswith(_MODEL_SUFFIXES):
-            continue
-        digest.update(f"{name}\0{size}\0".encode())
-        for start in (0, max(0, size - _SAMPLE_BYTES)):
-            if size:
-                digest.update(read_range(join(folder, name), start, min(size, start + _SAMPLE_BYTES)))
+    for part in component_parts(component):
+        url = join(checkpoint_url, part)
+        for name, (size, _) in sorted(list_sizes(url).items()):
+            if not name.endswith(_MODEL_SUFFIXES):
+                continue
+            file_url = url if url.endswith(f"/{name}") else join(url, name)
+            digest.update(f"{name}\0{size}\0".encode())
+            for start in (0, max(0, size - _SAMPLE_BYTES)):
+                if size:
+                    digest.update(read_range(file_url, start, min(size, start + _SAMPLE_BYTES)))
     return digest.hexdigest()[:32]
 
 

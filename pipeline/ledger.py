@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +17,9 @@ import pyarrow.parquet as pq
 
 from actors.row import STAGES
 from actors.storage import join, list_names, read_bytes, write_atomically
-from actors.writing import CLIPS_FOLDER, clip_name
+from actors.writing import CLIPS_FOLDER, RECORD_VERSION, clip_name
+
+logger = logging.getLogger(__name__)
 
 RESULTS_NAME = "results.parquet"
 DEAD_LETTER_NAME = "dead_letter.jsonl"
@@ -67,11 +70,25 @@ class Ledger:
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def read_records(self, clip_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Read the records of clips that are done, several at a time."""
+        """Read the records of clips that are done, several at a time.
+
+        A file that is no record of this version (damaged, or somebody else's) is told of and counts as not there.
+        """
         ids = sorted(clip_ids)
         with ThreadPoolExecutor(_READERS) as pool:
-            data = pool.map(lambda clip_id: read_bytes(join(self.output_url, clip_name(clip_id, "json"))), ids)
-            return {clip_id: json.loads(record) for clip_id, record in zip(ids, data, strict=True)}
+            records = dict(zip(ids, pool.map(self._read_record, ids), strict=True))
+        return {clip_id: record for clip_id, record in records.items() if record is not None}
+
+    def _read_record(self, clip_id: str) -> dict[str, Any] | None:
+        url = join(self.output_url, clip_name(clip_id, "json"))
+        try:
+            record = json.loads(read_bytes(url))
+            if record["id"] != clip_id or record["version"] != RECORD_VERSION:
+                raise ValueError("another id or version")
+        except (ValueError, TypeError, KeyError) as error:
+            logger.warning("%s is not a record of a clip and is ignored (%s)", url, error)
+            return None
+        return record
 
     def write_results(self, records: Sequence[dict[str, Any]]) -> None:
         """Write `results.parquet`: one row per clip that is done."""
@@ -83,7 +100,8 @@ class Ledger:
     def write_dead_letters(self, dead_letters: Sequence[dict[str, Any]]) -> None:
         """Write `dead_letter.jsonl`: every row of this manifest that failed; empty where none did."""
         lines = [json.dumps(letter, ensure_ascii=False, default=str) + "\n" for letter in dead_letters]
-        self._write(DEAD_LETTER_NAME, "".join(lines).encode(), "application/x-ndjson")
+        # Half an emoji has no bytes in UTF-8; written as the escape it was, it stays valid JSON.
+        self._write(DEAD_LETTER_NAME, "".join(lines).encode(errors="backslashreplace"), "application/x-ndjson")
 
     def write_run(self, facts: dict[str, Any]) -> None:
         """Write `run.json`."""
@@ -91,7 +109,7 @@ class Ledger:
 
     def write_gallery(self, html: str) -> str:
         """Write `index.html` and return its URL."""
-        self._write(GALLERY_NAME, html.encode(), "text/html; charset=utf-8")
+        self._write(GALLERY_NAME, html.encode(errors="replace"), "text/html; charset=utf-8")
         return join(self.output_url, GALLERY_NAME)
 
     def _write(self, name: str, data: bytes, content_type: str) -> None:

@@ -6,7 +6,9 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterator
+import math
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -25,6 +27,8 @@ DEAD_LETTER_KEY = "dead_letter"
 RAW_KEY = "raw"
 """Key under which a line that is no JSON object is kept in a dead letter."""
 
+_MAX_DEPTH = 50
+
 
 class ManifestError(ValueError):
     """The manifest as a whole cannot be read."""
@@ -35,8 +39,8 @@ class ManifestRow:
     """One row of a manifest; exactly one of `request` and `failure` is set.
 
     Attributes:
-        line: where it stands, counted from 1 (in CSV the header is line 1; in Parquet the row number).
-        values: the row as it was read, without an earlier run's dead-letter reason.
+        line: where it ends, counted from 1 (in CSV the header is line 1; in Parquet the row number).
+        values: the row as it was read, without an earlier run's dead-letter reason; `image` and `audio` resolved.
         request: validated, with `image` and `audio` resolved against the manifest's folder.
         failure: what is wrong.
     """
@@ -69,9 +73,9 @@ def read_manifest(url: str) -> list[ManifestRow]:
         if not name.endswith(SUFFIXES):
             raise ManifestError(f"manifest {url}: name must end in one of {', '.join(SUFFIXES)}")
         rows = list(_parse(name, data))
-    except (OSError, EOFError, csv.Error, UnicodeError, pa.ArrowException) as error:
-        raise ManifestError(f"manifest {url}: {error}") from error
-    base_folder = url.rpartition("/")[0] or "."
+    except (OSError, EOFError, zlib.error, csv.Error, UnicodeError, OverflowError, pa.ArrowException) as error:
+        raise ManifestError(f"manifest {url}: {' '.join(str(error).split())}") from error
+    base_folder = url.rpartition("/")[0] or ("/" if url.startswith("/") else ".")
     first_lines: dict[str, int] = {}
     return [_validate(line, values, base_folder, first_lines) for line, values in rows]
 
@@ -80,7 +84,10 @@ def _parse(name: str, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
     if name.endswith(".parquet"):
         yield from enumerate(pq.read_table(io.BytesIO(data)).to_pylist(maps_as_pydicts="lossy"), start=1)
     elif name.endswith(".csv"):
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), restkey="(beyond the header)")
+        csv.field_size_limit(len(data) + 1)
+        lines = io.StringIO(data.decode("utf-8-sig"), newline="")
+        # Strict: a quote that is never closed would otherwise swallow the rest of the file without a word.
+        reader = csv.DictReader(lines, restkey="(beyond the header)", strict=True)
         for values in reader:
             yield reader.line_num, values
     else:
@@ -92,28 +99,62 @@ def _parse(name: str, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parse_json(text: bytes) -> dict[str, Any]:
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     return values if isinstance(values, dict) else {RAW_KEY: text.decode("utf-8", errors="replace").strip()}
 
 
 def _validate(line: int, values: dict[str, Any], base_folder: str, first_lines: dict[str, int]) -> ManifestRow:
-    values = {key: value for key, value in values.items() if key != DEAD_LETTER_KEY}
+    values = {str(key): _plain(value) for key, value in values.items() if key != DEAD_LETTER_KEY}
     if set(values) == {RAW_KEY}:
         return ManifestRow(line, values, failure=Failure("manifest", "row", values[RAW_KEY], "is not a JSON object"))
-    # An empty cell of a flat file means that the field is not given.
-    given = {key: value for key, value in values.items() if value is not None and value != ""}
+    for name in ("image", "audio"):
+        # A dead letter is fed back from another folder, so it keeps the resolved reference.
+        if isinstance(values.get(name), str) and values[name]:
+            try:
+                values[name] = resolve(values[name], base_folder)
+            except ValueError as error:
+                return ManifestRow(line, values, failure=Failure("manifest", name, values[name], str(error)))
     try:
-        request = ClipRequest.model_validate(given)
+        request = ClipRequest.model_validate(_without_nulls(values))
+        # What cannot travel as JSON (half an emoji, nesting without end) must not get as far as an actor.
+        ClipRequest.model_validate_json(request.model_dump_json())
     except ValidationError as error:
         field, value, reason = describe_validation_error(error)
-        if field in values:
-            value = values[field]
-        return ManifestRow(line, values, failure=Failure("manifest", field, value, reason))
-    if request.id in first_lines:
-        reason = f"is used already in line {first_lines[request.id]}; ids must be unique"
+        return ManifestRow(line, values, failure=Failure("manifest", field, values.get(field, value), reason))
+    except (ValueError, RecursionError) as error:
+        reason = f"cannot be written as JSON: {' '.join(str(error).split())}"
+        return ManifestRow(line, values, failure=Failure("manifest", "row", None, reason))
+    # Names of files: on a disk that ignores case, two such ids would be one clip.
+    if (first_line := first_lines.setdefault(request.id.lower(), line)) != line:
+        reason = f"is used already in line {first_line}; ids must be unique, also where upper and lower case are one"
         return ManifestRow(line, values, failure=Failure("manifest", "id", request.id, reason))
-    first_lines[request.id] = line
-    references = {name: getattr(request, name) for name in ("image", "audio")}
-    resolved = {name: resolve(value, base_folder) for name, value in references.items() if value is not None}
-    return ManifestRow(line, values, request=request.model_copy(update=resolved))
+    return ManifestRow(line, values, request=request)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Make a value JSON can hold: what it has no form for (dates, bytes, NaN) becomes text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if depth < _MAX_DEPTH and isinstance(value, Mapping):
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if depth < _MAX_DEPTH and isinstance(value, list | tuple):
+        return [_plain(item, depth + 1) for item in value]
+    return str(value)[:1000]
+
+
+def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop what is not given: empty cells of flat files, and the nulls Arrow fills structures with."""
+    given = {name: value for name, value in values.items() if value is not None and value != ""}
+    if isinstance(prompt := given.get("prompt"), Mapping):
+        parts = {name: part for name, part in prompt.items() if part is not None}
+        if isinstance(lines := parts.get("dialogue"), list):
+            parts["dialogue"] = [_given(line) if isinstance(line, Mapping) else line for line in lines]
+        given["prompt"] = parts
+    return given
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.durations import format_duration
 from pipeline.plan import Pool
 
 REFRESH_S = 0.5
@@ -105,35 +106,25 @@ class RunCounts:
         return format_duration(self.num_left * self.elapsed_s / self.num_done)
 
 
-def format_duration(seconds: float) -> str:
-    """Seconds as a person would say them: `42 s`, `3 min 20 s`, `5 h 12 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 class ProgressDisplay:
     """Context manager that shows a run's progress until it ends.
 
     Args:
         console: where to; a terminal gets a live table, anything else a plain line every ten seconds.
         counts: updated by the caller.
-        board: asked for what is in flight.
     """
 
-    def __init__(self, console: Console, counts: RunCounts, board: StageBoard):
-        self.console, self.counts, self.board = console, counts, board
+    def __init__(self, console: Console, counts: RunCounts):
+        self.console, self.counts = console, counts
         self.lane, self.pools = "", tuple[Pool, ...]()
+        self.board: StageBoard | None = None
         self._finished = threading.Event()
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
-    def begin_lane(self, lane: str, pools: Sequence[Pool]) -> None:
-        """Say which lane runs now."""
-        self.lane, self.pools = lane, tuple(pools)
+    def begin_lane(self, lane: str, pools: Sequence[Pool], board: StageBoard) -> None:
+        """Say which lane runs now, and who knows what is in flight."""
+        self.lane, self.pools, self.board = lane, tuple(pools), board
         if self._live is None:
             sizes = ", ".join(f"{pool.stage} x{pool.size}" for pool in pools)
             self.console.print(f"lane {lane}: {sizes}", highlight=False, soft_wrap=True)
@@ -155,7 +146,7 @@ class ProgressDisplay:
     def _run(self) -> None:
         interval = PLAIN_LINE_EVERY_S if self._live is None else REFRESH_S
         while not self._finished.wait(interval):
-            stages = self.board.snapshot()
+            stages = self.board.snapshot() if self.board is not None else StageCounts()
             if self._live is None:
                 self.console.print(plain_line(self.counts, stages), highlight=False, soft_wrap=True)
             else:

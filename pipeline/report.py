@@ -14,10 +14,10 @@ from rich.table import Table
 from actors.request import LANGUAGES, ClipRequest, StructuredPrompt
 from actors.row import Failure
 from actors.writing import clip_name
+from pipeline.durations import format_duration
 from pipeline.gallery import ClipCard, RunFacts, render_gallery
 from pipeline.ledger import DEAD_LETTER_NAME
 from pipeline.manifest import DEAD_LETTER_KEY
-from pipeline.progress import format_duration
 from pipeline.run import Run
 
 _SUMMARY_ROWS = 20
@@ -77,8 +77,8 @@ def _cards(run: Run) -> Iterator[ClipCard]:
     result = run.result
     for letter in result.dead_letters:
         yield _dead_card(letter)
-    own = [clip_id for clip_id in result.manifest_ids if clip_id in result.records]
-    others = sorted(result.records.keys() - set(own))
+    own = [clip_id for clip_id in result.manifest_ids if clip_id in result.records.keys() - result.failed_ids]
+    others = sorted(result.records.keys() - set(own) - result.failed_ids)
     for clip_id in own + others:
         yield _clip_card(result.records[clip_id])
 
@@ -130,7 +130,8 @@ def print_summary(console: Console, run: Run, gallery_url: str) -> None:
         table.add_row(
             escape(clip_id), escape(str(letter.get("language") or "")), "", "", f"[red]{escape(str(failure))}"
         )
-    done = [result.records[clip_id] for clip_id in result.manifest_ids if clip_id in result.records]
+    done_ids = result.records.keys() - result.failed_ids
+    done = [result.records[clip_id] for clip_id in result.manifest_ids if clip_id in done_ids]
     for record in done[: max(0, _SUMMARY_ROWS - len(result.dead_letters))]:
         mp4 = record["mp4"]
         size, length = f"{mp4['width']}x{mp4['height']}", f"{mp4['video_s']:.2f} s"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,17 +20,16 @@ from actors.conditioning import Conditioning
 from actors.decoding import Decoding
 from actors.row import ClipRow, Failure, unpack
 from actors.stage import Stage
+from actors.storage import join
 from actors.super_resolution import SuperResolution
 from actors.writing import Writing
 from pipeline.graph import run_lane
 from pipeline.lane import LaneWork, split_into_lanes
-from pipeline.ledger import Ledger
+from pipeline.ledger import DEAD_LETTER_NAME, Ledger
 from pipeline.manifest import ManifestRow, read_manifest
 from pipeline.plan import PlanError, Pool, plan_pools
 from pipeline.progress import ProgressDisplay, RunCounts, StageBoard
 from pipeline.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 _REPORTED_PACKAGES = ("magihuman-ray", "ray", "torch", "diffusers", "transformers", "av")
 
@@ -53,6 +52,17 @@ class RunSpec:
     settings: Settings
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        # Actors have another working directory than the driver: a path must mean the same to both.
+        for name in ("manifest_url", "output_url", "checkpoint_url"):
+            url = getattr(self, name)
+            if not url:
+                raise ValueError(f"{name.removesuffix('_url')} must be a path or a URL, got ''")
+            if "://" not in url:
+                object.__setattr__(self, name, os.path.abspath(os.path.expanduser(url)))
+        if self.manifest_url == join(self.output_url, DEAD_LETTER_NAME):
+            raise ValueError(f"manifest {self.manifest_url} is rewritten by this run: mend a copy of it and use that")
+
 
 @dataclass
 class RunResult:
@@ -63,6 +73,7 @@ class RunResult:
         records: record of every clip in the output, by id, this run's and earlier ones'.
         manifest_ids: ids of the manifest's valid rows, in its order.
         dead_letters: rows that failed, in manifest form with their reason.
+        failed_ids: their ids, where the row is valid.
         pools: lane to its pools.
         versions: package to version.
         started_at: when the run started (UTC).
@@ -72,6 +83,7 @@ class RunResult:
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     manifest_ids: list[str] = field(default_factory=list)
     dead_letters: list[dict[str, Any]] = field(default_factory=list)
+    failed_ids: set[str] = field(default_factory=set)
     pools: dict[str, tuple[Pool, ...]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: {name: version(name) for name in _REPORTED_PACKAGES})
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -97,6 +109,8 @@ class Run:
         self.spec, self.console = spec, console
         self.ledger = Ledger(spec.output_url)
         self.rows: dict[str, ManifestRow] = {}
+        self.num_gpus = 0
+        self.accelerator_type: str | None = None
         manifest = read_manifest(spec.manifest_url)
         self.result = RunResult(RunCounts(num_rows=len(manifest)))
         for row in manifest:
@@ -138,33 +152,39 @@ class Run:
         self._dead_letter(row, Failure("manifest", "id", clip_id, reason))
         return False
 
-    def execute(self, works: Sequence[LaneWork]) -> None:
-        """Make the clips, lane after lane; `result` is true at any moment, whatever happens.
+    def plan(self, works: Sequence[LaneWork]) -> None:
+        """Choose the pools of every lane.
 
         Raises:
-            PlanError: if the pools do not fit the cluster.
+            PlanError: if they do not fit the cluster.
         """
-        num_gpus, accelerator_type = _gpus(self.spec.settings)
-        plans = [(work, plan_pools(work.lane, self.spec.settings, num_gpus)) for work in works]
-        board = StageBoard()
+        self.num_gpus, self.accelerator_type = _gpus(self.spec.settings)
+        for work in works:
+            self.result.pools[str(work.lane)] = plan_pools(work.lane, self.spec.settings, self.num_gpus)
+
+    def execute(self, works: Sequence[LaneWork]) -> None:
+        """Make the clips of planned lanes, one lane after the other; `result` is true at any moment."""
+        if not works:
+            return
         self.result.counts.started = time.monotonic()
-        with ProgressDisplay(self.console, self.result.counts, board) as display:
-            for work, pools in plans:
-                self.result.pools[str(work.lane)] = pools
-                display.begin_lane(str(work.lane), pools)
-                for row in run_lane(work.requests, pools, self._stages(work, pools), board, accelerator_type):
+        with ProgressDisplay(self.console, self.result.counts) as display:
+            for work in works:
+                pools, board = self.result.pools[str(work.lane)], StageBoard()
+                display.begin_lane(str(work.lane), pools, board)
+                for row in run_lane(work.requests, pools, self._stages(work, pools), board, self.accelerator_type):
                     self._receive(row)
 
     def _receive(self, row: ClipRow) -> None:
         if row["failure"] is not None:
-            failure = Failure.from_json(row["failure"])
-            self._dead_letter(self.rows[row["id"]], failure)
+            self._dead_letter(self.rows[row["id"]], Failure.from_json(row["failure"]))
             return
         self.result.records[row["id"]] = json.loads(unpack(row["payload"])["record"].numpy().tobytes())
         self.result.counts.num_done += 1
 
     def _dead_letter(self, row: ManifestRow, failure: Failure) -> None:
         self.result.dead_letters.append(row.dead_letter(failure))
+        if row.request is not None:
+            self.result.failed_ids.add(row.request.id)
         self.result.counts.num_failed += 1
 
     def _stages(self, work: LaneWork, pools: Sequence[Pool]) -> Mapping[str, tuple[type[Stage], Mapping[str, Any]]]:
@@ -200,7 +220,12 @@ class Run:
             "decoding": (Decoding, {"source": source, "encoding": settings.encoding.video_encoding()}),
             "writing": (
                 Writing,
-                {"output_url": self.spec.output_url, "fingerprint": work.fingerprint, "provenance": provenance},
+                {
+                    "output_url": self.spec.output_url,
+                    "fingerprint": work.fingerprint,
+                    "provenance": provenance,
+                    "overwrites": self.spec.overwrite,
+                },
             ),
         }
         for pool in pools:

@@ -114,7 +114,7 @@ class Settings(_Section):
 
     def compute(self, num_gpus: float = 0) -> Compute:
         """What an actor with this many GPUs runs on."""
-        device = self.device if num_gpus or self.device == "cpu" else "cpu"
+        device = "cuda" if num_gpus and self.device != "cpu" else "cpu"  # never a GPU held and not used
         return Compute(device=device, precision=self.precision, num_threads=self.threads_per_actor)
 
 

@@ -24,6 +24,8 @@ class StageActor:
 
     def __call__(self, row: ClipRow) -> ClipRow:
         """Process one row."""
+        if row["failure"] is not None:
+            return row
         name = self.stage.name
         self.board.enter.remote(name)
         result = None

@@ -1,4 +1,5 @@
 import json
+import threading
 
 import torch
 
@@ -63,16 +64,18 @@ def test_payloads_keep_dtype_shape_and_values_even_of_views():
 
 
 def test_threads_are_set_in_whichever_thread_calls():
-    import threading
-
     seen = []
 
     class Counting(Doubling):
         def process(self, work):
             seen.append(torch.get_num_threads())
 
-    stage = Counting(Compute(num_threads=1))
-    thread = threading.Thread(target=stage, args=(new_row("a", REQUEST),))
-    thread.start()
-    thread.join()
-    assert seen == [1]
+    stage = Counting(Compute(num_threads=2))
+    torch.set_num_threads(1)
+    try:
+        thread = threading.Thread(target=stage, args=(new_row("a", REQUEST),))
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [2]

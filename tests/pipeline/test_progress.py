@@ -1,0 +1,62 @@
+import io
+import time
+from collections import Counter
+
+import pytest
+from rich.console import Console
+
+from pipeline.durations import format_duration
+from pipeline.plan import Pool
+from pipeline.progress import ProgressDisplay, RunCounts, StageCounts, live_table, plain_line
+
+STAGES = StageCounts(in_flight=Counter(base_generation=2, decoding=1, writing=0), passed=Counter(conditioning=9))
+
+
+@pytest.fixture
+def counts():
+    """Two minutes into a run."""
+    return RunCounts(num_rows=20, num_skipped=5, num_done=6, num_failed=1, started=time.monotonic() - 120)
+
+
+def test_a_plain_line_tells_everything(counts):
+    assert plain_line(counts, STAGES) == (
+        "11/20 done, 1 failed, in flight: base_generation 2, decoding 1, 3.0 clips/min, 2 min 40 s left"
+    )
+
+
+def test_the_live_table_tells_everything(counts):
+    console = Console(file=io.StringIO(), width=120)
+    pools = [Pool("conditioning", 1, 1, 1), Pool("base_generation", 3, 1, 1)]
+    console.print(live_table("distill/256p", pools, counts, STAGES))
+    printed = console.file.getvalue()
+    for words in ("11 of 20 done, 1 failed, 3.0 clips/min", "lane distill/256p", "base_generation"):
+        assert words in printed
+    row = next(line for line in printed.splitlines() if line.startswith("base_generation"))
+    assert row.split() == ["base_generation", "3", "2", "0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("standing", "left"), [(RunCounts(3), "unknown yet"), (RunCounts(3, num_done=2, num_failed=1), "0 s")]
+)
+def test_time_left_is_not_invented(standing, left):
+    assert standing.time_left() == left
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min 01 s"), (7260, "2 h 01 min")])
+def test_durations_read_as_people_say_them(seconds, words):
+    assert format_duration(seconds) == words
+
+
+def test_without_a_terminal_the_display_prints_lines(monkeypatch, counts):
+    class Board:
+        def snapshot(self):
+            return STAGES
+
+    monkeypatch.setattr("pipeline.progress.PLAIN_LINE_EVERY_S", 0.05)
+    console = Console(file=io.StringIO(), width=200)
+    with ProgressDisplay(console, counts) as display:
+        display.begin_lane("distill/256p", [Pool("decoding", 2, 1, 1)], Board())
+        time.sleep(0.3)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "lane distill/256p: decoding x2"
+    assert lines[1].startswith("11/20 done, 1 failed, in flight: base_generation 2")
