@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from actors.checkpoint_source import CheckpointSource
-from actors.media import ClipMuxer, VideoEncoding
+from actors.muxing import ClipMuxer, VideoEncoding
 from actors.stage import Compute, Stage, Work
 from model.geometry import FRAMES_PER_SECOND, OUTPUT_SAMPLE_RATE_HZ
 from model.turbo_vae import to_uint8

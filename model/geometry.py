@@ -90,8 +90,8 @@ class ClipLength:
         """
         if not MIN_SECONDS <= seconds <= MAX_SECONDS:
             raise ValueError(f"seconds must be between {MIN_SECONDS:g} and {MAX_SECONDS:g}, got {seconds:g}")
-        num_frames = round(seconds * FRAMES_PER_SECOND)
-        return cls._covering(num_frames, num_frames + 1)
+        wanted_frames = seconds * FRAMES_PER_SECOND
+        return cls._covering(wanted_frames, round(wanted_frames) + 1)
 
     @classmethod
     def from_audio_latents(cls, num_latents: int) -> ClipLength:
@@ -105,12 +105,13 @@ class ClipLength:
         return cls._covering(num_latents, num_latents)
 
     @classmethod
-    def _covering(cls, num_frames: int, num_audio_latents: int) -> ClipLength:
+    def _covering(cls, wanted_frames: float, num_audio_latents: int) -> ClipLength:
         # Video latents come in steps of four frames. Where the release would end two or three frames early (3 s, 7 s,
         # 11 s, 15 s) we generate one latent frame more and cut, so that the length asked for is the length delivered.
         while True:
             num_video_latents = (num_audio_latents - 1) // LATENT_STRIDE_TIME + 1
             num_decoded = LATENT_STRIDE_TIME * (num_video_latents - 1) + 1
-            if num_frames - num_decoded <= 1:
+            if wanted_frames - num_decoded <= 1:
+                num_frames = round(wanted_frames)
                 return cls(min(num_frames, num_decoded), num_audio_latents, num_video_latents, num_frames)
             num_audio_latents += 1

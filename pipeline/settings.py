@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from actors.media import VideoEncoding
+from actors.muxing import VideoEncoding
 from actors.stage import Compute
 from actors.storage import read_bytes
 from model.sampling import DistilledSampling, GuidedSampling, SuperResolutionSampling

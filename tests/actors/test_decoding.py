@@ -8,7 +8,8 @@ import torch
 
 from actors.checkpoint_source import CheckpointSource
 from actors.decoding import Decoding
-from actors.media import VideoEncoding, probe
+from actors.media import probe
+from actors.muxing import VideoEncoding
 from actors.row import new_row, pack, unpack
 from actors.stage import Compute
 from model.tiny import write_tiny_checkpoint

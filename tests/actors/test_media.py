@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from actors.media import MAX_IMAGE_PIXELS, ClipMuxer, VideoEncoding, probe, read_image, read_waveform
+from actors.media import MAX_IMAGE_PIXELS, probe, read_image, read_waveform
+from actors.muxing import ClipMuxer, VideoEncoding
 
 WIDTH, HEIGHT = 192, 128
 COLOURS = [(200, 30, 40), (30, 200, 40), (40, 30, 200), (255, 255, 255), (0, 0, 0), (128, 128, 128)]
@@ -284,7 +285,7 @@ def test_memory_does_not_grow_with_the_number_of_frames():
     code = """
 import resource, sys
 import numpy as np
-from actors.media import ClipMuxer, VideoEncoding
+from actors.muxing import ClipMuxer, VideoEncoding
 chunk = np.zeros((4, 1088, 1920, 3), np.uint8)
 peaks = []
 with ClipMuxer(1920, 1088, encoding=VideoEncoding(preset="ultrafast")) as muxer:

@@ -36,6 +36,17 @@ def test_a_clip_is_never_more_than_one_frame_off(num_frames):
     assert length.num_video_latents == (length.num_audio_latents - 1) // 4 + 1
 
 
+@pytest.mark.parametrize("hundredths", range(20, 1501, 7))
+def test_lengths_between_whole_frames_are_met_to_within_one_frame(hundredths):
+    length = ClipLength.from_seconds(hundredths / 100)
+    assert abs(length.num_frames / 25 - hundredths / 100) <= 0.04 + 1e-9
+    assert abs(length.sound_frames / 25 - hundredths / 100) <= 0.02 + 1e-9
+
+
+def test_half_a_frame_counts():
+    assert ClipLength.from_seconds(2.5).num_frames == 62, "62.5 frames are asked for, 61 would be one and a half short"
+
+
 @pytest.mark.parametrize("num_latents", range(1, 60))
 def test_an_audio_driven_clip_is_as_long_as_its_sound(num_latents):
     length = ClipLength.from_audio_latents(num_latents)
