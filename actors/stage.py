@@ -108,9 +108,12 @@ class Stage(ABC):
             payload, failure = pack(work.tensors) if work.tensors else b"", None
         except RowError as error:
             payload, failure = b"", Failure(self.name, error.field, error.value, error.reason).to_json()
+        except torch.AcceleratorError:
+            raise  # the GPU is in a broken state: every further row would fail too, so the run stops and can be resumed
         except Exception as error:
             logger.exception("%s failed in %s", row["id"], self.name)
-            payload, failure = b"", Failure(self.name, "", None, f"{type(error).__name__}: {error}").to_json()
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            payload, failure = b"", Failure(self.name, "", None, reason).to_json()
         stage_seconds[self.name] = round(time.perf_counter() - started, 3)
         return ClipRow(
             id=row["id"],

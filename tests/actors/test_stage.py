@@ -1,6 +1,7 @@
 import json
 import threading
 
+import pytest
 import torch
 
 from actors.row import Failure, RowError, new_row, pack, unpack
@@ -49,6 +50,15 @@ def test_an_unexpected_error_fails_the_row_and_not_the_stage():
     stage = Broken(Compute())
     failure = Failure.from_json(stage(new_row("a", REQUEST))["failure"])
     assert failure == Failure("writing", "", None, "ZeroDivisionError: division by zero")
+
+
+def test_a_broken_gpu_fails_the_run_and_not_row_after_row():
+    class Sticky(Broken):
+        def process(self, work):
+            raise torch.AcceleratorError("unspecified launch failure")
+
+    with pytest.raises(torch.AcceleratorError):
+        Sticky(Compute())(new_row("a", REQUEST))
 
 
 def test_a_failed_row_passes_untouched():

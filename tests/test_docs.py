@@ -1,0 +1,40 @@
+"""The documentation names what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from actors.request import ClipRequest
+from jobs import generate
+from model.geometry import PIXEL_SIZES
+from pipeline.settings import EncodingSettings, PoolSettings, PoolsSettings, SamplingSettings, Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_request_field_and_size_is_documented():
+    text = (ROOT / "docs/manifest.md").read_text()
+    for name in ClipRequest.model_fields:
+        assert f"| `{name}` |" in text
+    for width, height in PIXEL_SIZES.values():
+        assert f"{width}x{height}" in text
+
+
+def test_every_setting_and_exit_status_is_documented():
+    text = (ROOT / "docs/settings.md").read_text()
+    sections = (Settings, SamplingSettings, EncodingSettings, PoolSettings, PoolsSettings)
+    for name in {name for section in sections for name in section.model_fields}:
+        assert re.search(rf"\b{name}\b", text), name
+    for name, status in vars(generate).items():
+        if name.startswith("EXIT_"):
+            assert f"| {status} |" in text, name
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/manifest.md", "docs/settings.md", "docs/cluster.md"]
+)
+def test_links_inside_the_project_lead_somewhere(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
