@@ -1,12 +1,12 @@
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from model.tiny import write_tiny_checkpoint
@@ -44,9 +44,7 @@ def cluster():
     command += ["--node-ip-address=127.0.0.1", f"--port={port}", "--object-store-memory=500000000"]
     command += ["--include-dashboard=true", f"--dashboard-port={dashboard_port}"]
     # Out of the source folder, so that workers find the project where it is installed and nowhere else.
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/", start_new_session=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/")
     try:
         for line in process.stdout:
             if "Ray runtime started" in line:
@@ -55,7 +53,10 @@ def cluster():
             pytest.fail(f"ray start ended with status {process.wait()}")
         yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}")
     finally:
-        os.killpg(process.pid, signal.SIGTERM)  # all at once: ended one by one they wait half a minute for each other
+        # All at once: asked politely, the parts of a cluster wait half a minute for each other.
+        for part in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                part.kill()
         process.wait(timeout=60)
 
 
