@@ -294,7 +294,7 @@ def _naming_the_url(action: str, url: str) -> Iterator[None]:
     except StorageError:
         raise
     except FileNotFoundError as error:
-        is_news = str(error) not in str(url) and str(url) not in str(error)
+        is_news = str(error) not in str(url) and f"'{url}'" not in str(error)
         detail = f" ({_one_line(error)})" if is_news else ""
         raise StorageError(f"cannot {action} {url}: not found{detail}") from error
     except PermissionError as error:
