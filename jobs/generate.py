@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 import ray
 from rich.console import Console
@@ -21,6 +20,8 @@ from pipeline.lane import LaneWork
 from pipeline.report import print_summary, write_books
 from pipeline.run import Run, RunSpec
 from pipeline.settings import load_settings
+
+logger = logging.getLogger(__name__)
 
 EXIT_DONE = 0
 EXIT_USAGE = 2
@@ -125,9 +126,10 @@ def _run_and_report(run: Run, works: Sequence[LaneWork], console: Console) -> in
     except KeyboardInterrupt:
         interrupted = True
     except Exception:
-        # The books show what was done before; if they cannot be written either, this error is still the one to see.
-        with suppress(Exception):
+        try:
             write_books(run)
+        except Exception:  # told of, but the first error stays the one that ends the process
+            logger.exception("results.parquet, dead_letter.jsonl, run.json and index.html could not be written")
         raise
     finally:
         ray.shutdown()
