@@ -28,6 +28,7 @@ RAW_KEY = "raw"
 """Key under which a line that is no JSON object is kept in a dead letter."""
 
 _MAX_DEPTH = 50
+_MAX_TEXT = 1000
 
 
 class ManifestError(ValueError):
@@ -105,7 +106,13 @@ def _parse_json(text: bytes) -> dict[str, Any]:
 
 
 def _validate(line: int, values: dict[str, Any], base_folder: str, first_lines: dict[str, int]) -> ManifestRow:
-    values = {str(key): _plain(value) for key, value in values.items() if key != DEAD_LETTER_KEY}
+    given = {str(key): value for key, value in values.items() if key != DEAD_LETTER_KEY}
+    try:
+        values = {key: _plain(value) for key, value in given.items()}
+    except ValueError as error:
+        # Too deep to write down whole: the dead letter keeps the beginning of each value as text.
+        values = {key: str(value)[:_MAX_TEXT] for key, value in given.items()}
+        return ManifestRow(line, values, failure=Failure("manifest", "row", None, str(error)))
     if set(values) == {RAW_KEY}:
         return ManifestRow(line, values, failure=Failure("manifest", "row", values[RAW_KEY], "is not a JSON object"))
     for name in ("image", "audio"):
@@ -133,23 +140,31 @@ def _validate(line: int, values: dict[str, Any], base_folder: str, first_lines: 
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """Make a value JSON can hold: what it has no form for (dates, bytes, NaN) becomes text."""
+    """Make a value JSON can hold: what it has no form for (dates, bytes, NaN) becomes text.
+
+    Raises:
+        ValueError: if it is nested too deep to travel.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if depth < _MAX_DEPTH and isinstance(value, Mapping):
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if depth == _MAX_DEPTH and isinstance(value, Mapping | list | tuple):
+        raise ValueError(f"is nested deeper than {_MAX_DEPTH} levels")
+    if isinstance(value, Mapping):
         return {str(key): _plain(item, depth + 1) for key, item in value.items()}
-    if depth < _MAX_DEPTH and isinstance(value, list | tuple):
+    if isinstance(value, list | tuple):
         return [_plain(item, depth + 1) for item in value]
-    return str(value)[:1000]
+    return str(value)
 
 
 def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
     """Drop what is not given: empty cells of flat files, and the nulls Arrow fills structures with."""
     given = {name: value for name, value in values.items() if value is not None and value != ""}
     if isinstance(prompt := given.get("prompt"), Mapping):
-        parts = {name: part for name, part in prompt.items() if part is not None}
+        parts = _given(prompt)
         if isinstance(lines := parts.get("dialogue"), list):
             parts["dialogue"] = [_given(line) if isinstance(line, Mapping) else line for line in lines]
         given["prompt"] = parts

@@ -165,3 +165,22 @@ def test_a_damaged_archive_is_one_clear_line(tmp_path):
     (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:-20] + b"y" * 12)
     with pytest.raises(ManifestError, match=r"m\.jsonl\.gz: "):
         read_manifest(str(tmp_path / "m.jsonl.gz"))
+
+
+def test_metadata_is_kept_whole_or_refused(tmp_path):
+    def nested(depth):
+        value = "end"
+        for _ in range(depth):
+            value = {"a": value}
+        return value
+
+    rows = [{**GOOD, "metadata": nested(40)}, {**GOOD, "id": "b", "metadata": nested(60)}]
+    kept, refused = read_manifest(write_jsonl(tmp_path / "m.jsonl", *rows))
+    assert kept.request.metadata == nested(40)
+    assert refused.failure.reason == "is nested deeper than 50 levels"
+
+
+def test_text_stored_as_bytes_is_text(tmp_path):
+    pq.write_table(pa.Table.from_pylist([{**GOOD, "prompt": "Grüße".encode()}]), tmp_path / "m.parquet")
+    (row,) = read_manifest(str(tmp_path / "m.parquet"))
+    assert row.request.prompt == "Grüße"
