@@ -63,6 +63,8 @@ class TransformerConfig:
             raise ValueError(f"head_dim must be a multiple of 8, got {self.head_dim}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads must divide the {self.num_heads} query heads, got {self.num_kv_heads}")
+        if not isinstance(self.local_attention_radius, int) or self.local_attention_radius < 0:
+            raise ValueError(f"local_attention_radius must be a whole number >= 0, got {self.local_attention_radius!r}")
         for name in ("expert_layers", "gelu_layers", "local_attention_layers"):
             outside = [layer for layer in getattr(self, name) if not 0 <= layer < self.num_layers]
             if outside:

@@ -59,10 +59,11 @@ def config_from_shapes(
     Args:
         shapes: tensor name to shape.
         variant: the role it is loaded for, which decides positions and windows.
-        overrides: the checkpoint's own `config.json`: `local_attention_layers`, `local_attention_radius`.
+        overrides: the checkpoint's own `config.json`; `local_attention_layers` (a list) and `local_attention_radius`
+            are taken from it, whatever else it says is told by the tensors.
 
     Raises:
-        ValueError: if a tensor that tells a size is missing, or an override is unknown.
+        ValueError: if a tensor that tells a size is missing, or an override has a value that is not allowed.
     """
 
     def shape(name: str) -> Sequence[int]:
@@ -102,5 +103,7 @@ def config_from_shapes(
     config = _as_variant(config, variant)
     known = {name: value for name, value in (overrides or {}).items() if name in _OVERRIDABLE}
     if "local_attention_layers" in known:
+        if not isinstance(known["local_attention_layers"], list | tuple):
+            raise ValueError(f"local_attention_layers must be a list, got {known['local_attention_layers']!r}")
         known["local_attention_layers"] = tuple(known["local_attention_layers"])
     return replace(config, **known)

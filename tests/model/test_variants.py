@@ -36,6 +36,11 @@ def test_a_checkpoints_own_config_wins():
     assert (config.local_attention_radius, config.local_attention_layers) == (2, (1,))
 
 
+def test_an_override_of_the_wrong_kind_is_named():
+    with pytest.raises(ValueError, match="local_attention_layers must be a list, got 5"):
+        config_from_shapes(shapes_of(tiny_config("base")), "base", {"local_attention_layers": 5})
+
+
 def test_what_is_no_transformer_is_named():
     with pytest.raises(ValueError, match=r"tensor block\.layers\.0\.attention\.pre_norm\.weight is missing"):
         config_from_shapes({"something": [1]}, "base")
@@ -49,6 +54,8 @@ def test_what_is_no_transformer_is_named():
         ("hidden_size", 100, "hidden_size must be a multiple of head_dim 128, got 100"),
         ("head_dim", 20, "head_dim must be a multiple of 8, got 20"),
         ("num_kv_heads", 7, "num_kv_heads must divide the 40 query heads, got 7"),
+        ("local_attention_radius", -1, "local_attention_radius must be a whole number >= 0, got -1"),
+        ("local_attention_radius", "x", "local_attention_radius must be a whole number >= 0, got 'x'"),
         ("expert_layers", (40,), r"expert_layers must lie between 0 and 39, got \[40\]"),
     ],
 )
