@@ -75,7 +75,7 @@ class Conditioning(Stage):
             tensors["text"] = text.features_1LC
             if self.negative_text is not None:
                 tensors["negative_text"] = self.negative_text.features_1LC
-            if image is not None and self.image_encoder is not None:
+            if image is not None:
                 tensors["image_base"] = self._encode_image(request, image, request.base_size)
                 if request.is_super_resolved:
                     tensors["image_sr"] = self._encode_image(request, image, request.clip_size)
@@ -85,7 +85,7 @@ class Conditioning(Stage):
         if text.num_tokens > MAX_TEXT_TOKENS:
             work.notes.append(f"prompt: {text.num_tokens} tokens, only the first {MAX_TEXT_TOKENS} steer the clip")
         tensors["frames"] = torch.tensor([length.num_video_latents, length.num_frames, length.sound_frames])
-        tensors.setdefault("num_audio_latents", torch.tensor(length.num_audio_latents))
+        tensors["num_audio_latents"] = torch.tensor(length.num_audio_latents)
 
     def _encode_image(self, request: ClipRequest, image: Image.Image, size: tuple[int, int]) -> Tensor:
         assert self.image_encoder is not None

@@ -24,8 +24,9 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 POSTER_MAX_WIDTH = 480
 # ITU-T H.273 table 4: matrix coefficients 1 mean BT.709. PyAV has names for the other three tags only.
 _MATRIX_BT709 = 1
-# x264's AVX-512 code gives other bits now and then for the same frames (seen: up to five results in twenty runs; with
-# AVX2, and with SSE4.2 alike, one in twenty). The same row must give the same clip, so it stays at AVX2, 15 % slower.
+# x264's AVX-512 code gives other bits now and then for the same frames: two results in seven runs with these options,
+# seven in seven with subme=1; with AVX2 one in twenty, and SSE4.2 gives the same one. The same row must give the same
+# clip, so it stays at AVX2, measured 11 to 19 % slower.
 _X264_OPTIONS = {"x264-params": "asm=AVX2"} if platform.machine() in ("x86_64", "AMD64") else {}
 # Accurate rounding and bit exactness keep swscale's fast paths, which differ between processors, out of the picture.
 _CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from actors.request import LANGUAGES, ClipRequest, StructuredPrompt
 from actors.row import Failure
+from actors.storage import join
 from actors.writing import clip_name
 from pipeline.durations import format_duration
 from pipeline.gallery import ClipCard, RunFacts, render_gallery
@@ -105,28 +106,36 @@ def _clip_card(record: dict[str, Any]) -> ClipCard:
 
 
 def _dead_card(letter: dict[str, Any]) -> ClipCard:
-    reason = letter[DEAD_LETTER_KEY]
     language = letter.get("language")
     return ClipCard(
-        id=str(letter.get("id") or f"line {reason['line']}"),
+        id=_dead_name(letter),
         status="dead_lettered",
         language=language if language in LANGUAGES else "",
         prompt=letter["prompt"] if isinstance(letter.get("prompt"), str) else "",
-        failure=Failure(reason["stage"], reason["field"], reason["value"], reason["reason"]),
+        failure=_failure(letter),
     )
+
+
+def _dead_name(letter: dict[str, Any]) -> str:
+    """Id of a dead letter, or its line where it has none."""
+    return str(letter.get("id") or f"line {letter[DEAD_LETTER_KEY]['line']}")
+
+
+def _failure(letter: dict[str, Any]) -> Failure:
+    return Failure(**{name: letter[DEAD_LETTER_KEY][name] for name in ("stage", "field", "value", "reason")})
 
 
 def print_summary(console: Console, run: Run, gallery_url: str) -> None:
     """Print a table of the manifest's rows (the first ones of many), the totals, and where everything is."""
     result, counts = run.result, run.result.counts
     table = Table(box=None, pad_edge=False)
-    for name, justify in (("id", "left"), ("language", "left"), ("size", "right"), ("length", "right")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for name in ("id", "language"):
+        table.add_column(name, overflow="fold")
+    for name in ("size", "length"):
+        table.add_column(name, justify="right")
     table.add_column("status", overflow="fold")
     for letter in result.dead_letters[:_SUMMARY_ROWS]:
-        reason = letter[DEAD_LETTER_KEY]
-        failure = Failure(reason["stage"], reason["field"], reason["value"], reason["reason"])
-        clip_id = str(letter.get("id") or f"line {reason['line']}")
+        failure, clip_id = _failure(letter), _dead_name(letter)
         table.add_row(
             escape(clip_id), escape(str(letter.get("language") or "")), "", "", f"[red]{escape(str(failure))}"
         )
@@ -148,6 +157,6 @@ def print_summary(console: Console, run: Run, gallery_url: str) -> None:
         highlight=False,
     )
     if result.dead_letters:
-        path = run.ledger.output_url.rstrip("/") + f"/{DEAD_LETTER_NAME}"
-        console.print(f"dead letters: {path} (mend and use as a manifest)", highlight=False, soft_wrap=True)
+        path = join(run.ledger.output_url, DEAD_LETTER_NAME)
+        console.print(f"dead letters: {path} (mend a copy and use it as a manifest)", highlight=False, soft_wrap=True)
     console.print(f"gallery: {gallery_url}", highlight=False, soft_wrap=True)

@@ -34,7 +34,7 @@ def latent_row(seed, num_latents=3, num_frames=9):
 
 
 def test_the_same_latents_give_the_same_bytes_every_time(decoding):
-    # x264 with AVX-512 gave up to five different files here; two clips in turn and two at once stir the memory.
+    # x264 with AVX-512 gave different files here; two clips in turn and two at once stir the memory.
     rows = [latent_row(0), latent_row(1)]
     mp4s = [[], []]
     for _ in range(6):
