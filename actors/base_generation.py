@@ -60,9 +60,9 @@ class BaseGeneration(Stage):
         )
         with self.lock:
             if isinstance(self.sampling, GuidedSampling):
-                latents = sample_guided(self.transformer, start, conditions, self.sampling)
+                [latents] = sample_guided(self.transformer, [start], [conditions], self.sampling)
             else:
-                latents = sample_distilled(self.transformer, start, conditions, self.sampling, noise)
+                [latents] = sample_distilled(self.transformer, [start], [conditions], self.sampling, [noise])
         work.tensors = {"video": latents.video_1CTHW, "audio": latents.audio_1AC, "frames": tensors["frames"]}
         if request.is_super_resolved:
             work.tensors |= {name: tensors[name] for name in ("text", "negative_text", "image_sr") if name in tensors}

@@ -49,6 +49,6 @@ class SuperResolution(Stage):
         base = Latents(tensors["video"], tensors["audio"])
         with self.lock:
             start = prepare_super_resolution(base, latent_size(width, height), self.sampling, noise)
-            video = sample_super_resolution(self.transformer, start, conditions, self.sampling)
+            [video] = sample_super_resolution(self.transformer, [start], [conditions], self.sampling)
         # The decoder rounds to its own dtype first thing, so sending that loses nothing and halves the row.
         work.tensors = {"video": video.to(self.compute.dtype), "audio": base.audio_1AC, "frames": tensors["frames"]}

@@ -1,11 +1,13 @@
 """From latents to one token sequence and back; where every token sits in time and space.
 
 Legend: C channels, T H W latent frames, height, width; V video tokens, A audio tokens, L text tokens, N = V + A + L.
-The order in the sequence is video, audio, text. Source: the public release, see `tests/golden/dit_forward_*`.
+The order in the sequence is video, audio, text. Source: the public release, see `tests/golden/dit_forward_*`. Several
+clips share a sequence in the same order: the video tokens of all clips, then all audio, then all text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,6 +77,43 @@ class SequenceLayout:
     def num_tokens(self) -> int:
         """N."""
         return sum(self.token_counts)
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Several clips in one sequence, which keeps the tokens of a modality, and so of an expert, together.
+
+    Attributes:
+        clips: the clips' layouts; with one clip the sequence is that clip's own.
+    """
+
+    clips: tuple[SequenceLayout, ...]
+
+    def __post_init__(self) -> None:
+        if not self.clips:
+            raise ValueError("clips must hold at least one layout, got none")
+
+    @property
+    def token_counts(self) -> tuple[int, int, int]:
+        """(V, A, L), each summed over the clips."""
+        video, audio, text = zip(*(clip.token_counts for clip in self.clips), strict=True)
+        return sum(video), sum(audio), sum(text)
+
+    def split(self, x_Nx: Tensor) -> list[Tensor]:
+        """Take (N, ...) apart: one tensor per clip, in the order video, audio, text; a single clip is not copied."""
+        if len(self.clips) == 1:
+            return [x_Nx]
+        counts = zip(*(clip.token_counts for clip in self.clips), strict=True)
+        pieces = x_Nx.split([count for modality in counts for count in modality])
+        num_clips = len(self.clips)
+        return [torch.cat(pieces[index::num_clips]) for index in range(num_clips)]
+
+    def join(self, clips_Nx: Sequence[Tensor]) -> Tensor:
+        """Undo `split`: put one tensor per clip together into (N, ...); a single clip is not copied."""
+        if len(self.clips) == 1:
+            return clips_Nx[0]
+        pieces = [x_Nx.split(clip.token_counts) for x_Nx, clip in zip(clips_Nx, self.clips, strict=True)]
+        return torch.cat([piece for modality in zip(*pieces, strict=True) for piece in modality])
 
 
 def patchify(video_1CTHW: Tensor) -> Tensor:

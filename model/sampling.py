@@ -1,13 +1,15 @@
 """Samplers: base generation with guidance, distilled generation, latent super-resolution.
 
-Legend: 1 one clip; C channels; T H W video latent frames, height, width; A audio latents; L text tokens.
-All latents are float32. Source: the public release, recorded in `tests/golden/sampling_*`.
+Legend: 1 one clip; C channels; T H W video latent frames, height, width; A audio latents; L text tokens; V video
+tokens. All latents are float32. Source: the public release, recorded in `tests/golden/sampling_*`. Samplers take
+several clips of any mix of sizes and run them through the Transformer as one sequence; each clip has its own text,
+solver and noise, so it does not matter in which company it is sampled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -125,20 +127,29 @@ class SuperResolutionSampling:
 
 
 class Denoiser:
-    """The Transformer bound to one clip's sizes and text, so that positions are computed once for all steps."""
+    """The Transformer bound to the sizes and texts of some clips, so that positions are computed once for all steps."""
 
-    def __init__(self, transformer: Transformer, text_1LC: Tensor, latents: Latents):
+    def __init__(self, transformer: Transformer, texts_1LC: Sequence[Tensor], clips: Sequence[Latents]):
+        pairs = zip(clips, texts_1LC, strict=True)
         self.transformer = transformer
-        self.text_LC = text_1LC[0]
-        self.layout = SequenceLayout.of(latents.video_1CTHW, latents.audio_1AC, text_1LC)
-        self.positions = transformer.positions(self.layout)
+        self.layouts = [SequenceLayout.of(clip.video_1CTHW, clip.audio_1AC, text_1LC) for clip, text_1LC in pairs]
+        self.positions = transformer.positions(self.layouts)
+        self.text_LC = torch.cat([text_1LC[0] for text_1LC in texts_1LC])
 
-    def __call__(self, latents: Latents) -> Latents:
-        """Predict the velocities of video and audio, shaped like the latents."""
+    def __call__(self, clips: Sequence[Latents]) -> list[Latents]:
+        """Predict the velocities of video and audio in one forward pass, shaped like the latents."""
         video_VC, audio_AC = self.transformer(
-            patchify(latents.video_1CTHW), latents.audio_1AC[0], self.text_LC, self.positions
+            torch.cat([patchify(clip.video_1CTHW) for clip in clips]),
+            torch.cat([clip.audio_1AC[0] for clip in clips]),
+            self.text_LC,
+            self.positions,
         )
-        return Latents(unpatchify(video_VC, self.layout), audio_AC.unsqueeze(0))
+        videos = video_VC.split([layout.num_video for layout in self.layouts])
+        audios = audio_AC.split([layout.num_audio for layout in self.layouts])
+        return [
+            Latents(unpatchify(video, layout), audio.unsqueeze(0))
+            for video, audio, layout in zip(videos, audios, self.layouts, strict=True)
+        ]
 
 
 def initial_noise(
@@ -156,70 +167,115 @@ def initial_noise(
     return Latents(noise((1, channels[0], *layout_video)), audio_1AC)
 
 
-def _with_image(video_1CTHW: Tensor, image_1C1HW: Tensor | None) -> Tensor:
-    if image_1C1HW is None:
-        return video_1CTHW
-    return torch.cat([image_1C1HW[:, :, :1], video_1CTHW[:, :, 1:]], dim=2)
+def _with_images(clips: Sequence[Latents], conditions: Sequence[Conditions]) -> list[Latents]:
+    result = []
+    for clip, condition in zip(clips, conditions, strict=True):
+        if condition.image_1C1HW is not None:
+            parts = [condition.image_1C1HW[:, :, :1], clip.video_1CTHW[:, :, 1:]]
+            clip = replace(clip, video_1CTHW=torch.cat(parts, dim=2))
+        result.append(clip)
+    return result
 
 
 def _guide(without: Tensor, with_text: Tensor, scale: Tensor | float) -> Tensor:
     return without + scale * (with_text - without)
 
 
+def _frame_scales(guidance: float, config: SuperResolutionSampling, video_1CTHW: Tensor) -> Tensor:
+    scale_T11 = torch.full((video_1CTHW.shape[2], 1, 1), guidance, device=video_1CTHW.device)
+    scale_T11[: config.first_frames] = min(config.first_frames_guidance, guidance)
+    return scale_T11
+
+
+def _require_one_per_clip(starts: Sequence[Latents], **others: Sequence[object]) -> None:
+    for name, values in others.items():
+        if len(values) != len(starts):
+            raise ValueError(f"{name} must hold one entry per clip ({len(starts)}), got {len(values)}")
+
+
 @torch.inference_mode()
-def sample_guided(transformer: Transformer, start: Latents, conditions: Conditions, config: GuidedSampling) -> Latents:
+def sample_guided(
+    transformer: Transformer, starts: Sequence[Latents], conditions: Sequence[Conditions], config: GuidedSampling
+) -> list[Latents]:
     """Denoise with the base model.
 
     Args:
         transformer: base model.
-        start: noise; with `conditions.audio_is_given` the audio is the recording's latents.
-        conditions: text, negative text, and what else steers the clip.
+        starts: noise, one per clip; with `Conditions.audio_is_given` the audio is the recording's latents.
+        conditions: text, negative text, and what else steers a clip, one per clip.
         config: steps and scales.
 
     Returns:
-        Clean latents.
+        Clean latents, one per clip.
+
+    Raises:
+        ValueError: if the sequences differ in length or are empty, or a clip has no negative text.
     """
-    denoise = Denoiser(transformer, conditions.text_1LC, start)
-    denoise_negative = Denoiser(transformer, conditions.required_negative_text(), start)
-    video_stepper = unipc_stepper(config.num_steps, config.shift)
-    audio_stepper = unipc_stepper(config.num_steps, config.shift)
-    video, audio = start.video_1CTHW, start.audio_1AC
-    for timestep in video_stepper.timesteps:
-        video = _with_image(video, conditions.image_1C1HW)
-        positive, negative = denoise(Latents(video, audio)), denoise_negative(Latents(video, audio))
+    _require_one_per_clip(starts, conditions=conditions)
+    denoise = Denoiser(transformer, [condition.text_1LC for condition in conditions], starts)
+    denoise_negative = Denoiser(transformer, [condition.required_negative_text() for condition in conditions], starts)
+    video_steppers = [unipc_stepper(config.num_steps, config.shift) for _ in starts]
+    audio_steppers = [unipc_stepper(config.num_steps, config.shift) for _ in starts]
+    clips = _with_images(starts, conditions)
+    for timestep in video_steppers[0].timesteps:
         is_early = timestep > config.late_timestep
         scale = config.video_guidance if is_early else config.late_video_guidance
-        velocity = _guide(negative.video_1CTHW, positive.video_1CTHW, scale)
-        video = video_stepper.step(velocity, timestep, video, return_dict=False)[0]
-        if not conditions.audio_is_given:
-            velocity = _guide(negative.audio_1AC, positive.audio_1AC, config.audio_guidance)
-            audio = audio_stepper.step(velocity, timestep, audio, return_dict=False)[0]
-    return Latents(_with_image(video, conditions.image_1C1HW), audio)
+        velocities = zip(denoise(clips), denoise_negative(clips), strict=True)
+        for index, (positive, negative) in enumerate(velocities):
+            video, audio = clips[index].video_1CTHW, clips[index].audio_1AC
+            velocity = _guide(negative.video_1CTHW, positive.video_1CTHW, scale)
+            video = video_steppers[index].step(velocity, timestep, video, return_dict=False)[0]
+            if not conditions[index].audio_is_given:
+                velocity = _guide(negative.audio_1AC, positive.audio_1AC, config.audio_guidance)
+                audio = audio_steppers[index].step(velocity, timestep, audio, return_dict=False)[0]
+            clips[index] = Latents(video, audio)
+        clips = _with_images(clips, conditions)
+    return clips
 
 
 @torch.inference_mode()
 def sample_distilled(
-    transformer: Transformer, start: Latents, conditions: Conditions, config: DistilledSampling, noise: NoiseSource
-) -> Latents:
+    transformer: Transformer,
+    starts: Sequence[Latents],
+    conditions: Sequence[Conditions],
+    config: DistilledSampling,
+    noises: Sequence[NoiseSource],
+) -> list[Latents]:
     """Denoise with the distilled model: predict the clean latent, then noise it again to the next level.
 
-    Fresh noise is drawn for video before audio in every step, the last included (where its weight is zero).
-    """
-    denoise = Denoiser(transformer, conditions.text_1LC, start)
-    sigmas, _ = flow_sigmas(config.num_steps, config.shift)
-    video, audio = start.video_1CTHW, start.audio_1AC
+    A clip's fresh noise is drawn for video before audio in every step, the last included (where its weight is zero).
 
-    def renoise(latent: Tensor, velocity: Tensor, step: int) -> Tensor:
+    Args:
+        transformer: distilled model.
+        starts: noise, one per clip; with `Conditions.audio_is_given` the audio is the recording's latents.
+        conditions: text, and what else steers a clip, one per clip.
+        config: steps.
+        noises: fresh noise, one source per clip.
+
+    Returns:
+        Clean latents, one per clip.
+
+    Raises:
+        ValueError: if the sequences differ in length or are empty.
+    """
+    _require_one_per_clip(starts, conditions=conditions, noises=noises)
+    denoise = Denoiser(transformer, [condition.text_1LC for condition in conditions], starts)
+    sigmas, _ = flow_sigmas(config.num_steps, config.shift)
+
+    def renoise(latent: Tensor, velocity: Tensor, step: int, noise: NoiseSource) -> Tensor:
         clean = latent - sigmas[step] * velocity
         return sigmas[step + 1] * noise(tuple(latent.shape)) + (1 - sigmas[step + 1]) * clean
 
+    clips = _with_images(starts, conditions)
     for step in range(config.num_steps):
-        video = _with_image(video, conditions.image_1C1HW)
-        velocity = denoise(Latents(video, audio))
-        video = renoise(video, velocity.video_1CTHW, step)
-        if not conditions.audio_is_given:
-            audio = renoise(audio, velocity.audio_1AC, step)
-    return Latents(_with_image(video, conditions.image_1C1HW), audio)
+        for index, velocity in enumerate(denoise(clips)):
+            video, audio = clips[index].video_1CTHW, clips[index].audio_1AC
+            video = renoise(video, velocity.video_1CTHW, step, noises[index])
+            if not conditions[index].audio_is_given:
+                audio = renoise(audio, velocity.audio_1AC, step, noises[index])
+            clips[index] = Latents(video, audio)
+        clips = _with_images(clips, conditions)
+    return clips
 
 
 def prepare_super_resolution(
@@ -233,8 +289,8 @@ def prepare_super_resolution(
         config: how much noise.
         noise: where it comes from.
     """
-    frames = base.video_1CTHW.shape[2]
-    video = F.interpolate(base.video_1CTHW, size=(frames, *latent_size), mode="trilinear", align_corners=True)
+    size = (base.video_1CTHW.shape[2], *latent_size)
+    video = F.interpolate(base.video_1CTHW, size=size, mode="trilinear", align_corners=True)
     kept = zero_snr_levels()[config.noise_index]
     video = video * kept + noise(tuple(video.shape)) * (1 - kept**2) ** 0.5
     audio_noise = noise(tuple(base.audio_1AC.shape))
@@ -244,26 +300,41 @@ def prepare_super_resolution(
 
 @torch.inference_mode()
 def sample_super_resolution(
-    transformer: Transformer, start: Latents, conditions: Conditions, config: SuperResolutionSampling
-) -> Tensor:
-    """Refine a prepared latent (see `prepare_super_resolution`).
+    transformer: Transformer,
+    starts: Sequence[Latents],
+    conditions: Sequence[Conditions],
+    config: SuperResolutionSampling,
+) -> list[Tensor]:
+    """Refine prepared latents (see `prepare_super_resolution`).
+
+    Args:
+        transformer: super-resolution model.
+        starts: prepared latents, one per clip.
+        conditions: text, negative text where there is guidance, and image, one per clip.
+        config: steps and scales.
 
     Returns:
-        The clean video latent (1, 48, T, H, W); the clip's sound stays the base model's.
+        Clean video latents (1, 48, T, H, W), one per clip; a clip's sound stays the base model's.
+
+    Raises:
+        ValueError: if the sequences differ in length or are empty, or a clip has no negative text for guidance.
     """
-    denoise = Denoiser(transformer, conditions.text_1LC, start)
-    denoise_negative = None
-    scale = torch.empty(0)
+    _require_one_per_clip(starts, conditions=conditions)
+    denoise = Denoiser(transformer, [condition.text_1LC for condition in conditions], starts)
+    denoise_negative, scales_T11 = None, []
     if config.guidance is not None:
-        denoise_negative = Denoiser(transformer, conditions.required_negative_text(), start)
-        scale = torch.full((start.video_1CTHW.shape[2], 1, 1), config.guidance, device=start.video_1CTHW.device)
-        scale[: config.first_frames] = min(config.first_frames_guidance, config.guidance)
-    stepper = unipc_stepper(config.num_steps, config.shift)
-    video, audio = start.video_1CTHW, start.audio_1AC
-    for timestep in stepper.timesteps:
-        video = _with_image(video, conditions.image_1C1HW)
-        velocity = denoise(Latents(video, audio)).video_1CTHW
+        negative_texts = [condition.required_negative_text() for condition in conditions]
+        denoise_negative = Denoiser(transformer, negative_texts, starts)
+        scales_T11 = [_frame_scales(config.guidance, config, start.video_1CTHW) for start in starts]
+    steppers = [unipc_stepper(config.num_steps, config.shift) for _ in starts]
+    clips = _with_images(starts, conditions)
+    for timestep in steppers[0].timesteps:
+        velocities = [velocity.video_1CTHW for velocity in denoise(clips)]
         if denoise_negative is not None:
-            velocity = _guide(denoise_negative(Latents(video, audio)).video_1CTHW, velocity, scale)
-        video = stepper.step(velocity, timestep, video, return_dict=False)[0]
-    return _with_image(video, conditions.image_1C1HW)
+            negatives = [velocity.video_1CTHW for velocity in denoise_negative(clips)]
+            velocities = list(map(_guide, negatives, velocities, scales_T11))
+        for index, velocity in enumerate(velocities):
+            video = steppers[index].step(velocity, timestep, clips[index].video_1CTHW, return_dict=False)[0]
+            clips[index] = replace(clips[index], video_1CTHW=video)
+        clips = _with_images(clips, conditions)
+    return [clip.video_1CTHW for clip in clips]

@@ -1,21 +1,23 @@
 """The single-stream Transformer of daVinci-MagiHuman.
 
-Legend: N tokens = V video + A audio + L text, in this order; D hidden size; H query heads, G key/value heads, K head
-dim; C input channels of a modality; R = 6 B rotary numbers per token from B frequency bands; E experts (3 or 1).
+Legend: N tokens = V video + A audio + L text, in this order, each of all clips; D hidden size; H query heads, G
+key/value heads, K head dim; C input channels of a modality; R = 6 B rotary numbers per token from B frequency bands;
+E experts (3 or 1).
 Parameter names, shapes and arithmetic follow the public release (`tests/golden`); linear layers compute in
 `compute_dtype`, everything else (norms, rotary, gates, activations, residual stream) in float32.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.attention import AttentionBackend, SdpaAttention
-from model.packing import LocalWindow, PositionStyle, SequenceLayout, token_coordinates
+from model.packing import LocalWindow, PackedLayout, PositionStyle, SequenceLayout, token_coordinates
 
 NUM_MODALITIES = 3
 NORM_EPS = 1e-6
@@ -78,6 +80,23 @@ class TransformerConfig:
     def num_experts(self, layer: int) -> int:
         """E of one layer."""
         return NUM_MODALITIES if layer in self.expert_layers else 1
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What the Transformer needs to know about where tokens are; the same for every denoising step of the clips.
+
+    Attributes:
+        rope_NR: rotary numbers (N, R) float32.
+        pack: how the clips share the sequence.
+        counts: (V, A, L), the pack's.
+        windows: what local-attention layers see, one per clip.
+    """
+
+    rope_NR: Tensor
+    pack: PackedLayout
+    counts: TokenCounts
+    windows: tuple[LocalWindow, ...]
 
 
 class ExpertLinear(nn.Module):
@@ -143,7 +162,10 @@ def rotate(x_NHK: Tensor, rope_NR: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Norm, q k v and gate projection, per-head norm, rotary embedding, attention, sigmoid gate, output projection."""
+    """Norm, q k v and gate projection, per-head norm, rotary embedding, attention, sigmoid gate, output projection.
+
+    Each clip attends by itself; everything else runs on the tokens of all clips at once.
+    """
 
     def __init__(self, config: TransformerConfig, layer: int, dtype: torch.dtype, backend: AttentionBackend):
         super().__init__()
@@ -157,15 +179,17 @@ class Attention(nn.Module):
         self.q_norm = ExpertRMSNorm(self.head_dim, experts)
         self.k_norm = ExpertRMSNorm(self.head_dim, experts)
 
-    def forward(self, x_ND: Tensor, rope_NR: Tensor, counts: TokenCounts, window: LocalWindow | None) -> Tensor:
+    def forward(self, x_ND: Tensor, positions: Positions) -> Tensor:
         """Return the update (N, D) of the residual stream, in the compute dtype."""
+        counts, pack = positions.counts, positions.pack
         qkvg = self.linear_qkv(self.pre_norm(x_ND, counts), counts).float()
         q, k, v, gate_NH = qkvg.split(self.split_sizes, dim=1)
         q_NHK, k_NGK, v_NGK = (x.unflatten(1, (-1, self.head_dim)) for x in (q, k, v))
-        q_NHK = rotate(self.q_norm(q_NHK, counts), rope_NR)
-        k_NGK = rotate(self.k_norm(k_NGK, counts), rope_NR)
+        q_NHK = rotate(self.q_norm(q_NHK, counts), positions.rope_NR)
+        k_NGK = rotate(self.k_norm(k_NGK, counts), positions.rope_NR)
         dtype = self.linear_proj.weight.dtype
-        out_NHK = self.backend(q_NHK.to(dtype), k_NGK.to(dtype), v_NGK.to(dtype), window if self.is_local else None)
+        clips = zip(*(pack.split(x.to(dtype)) for x in (q_NHK, k_NGK, v_NGK)), positions.windows, strict=True)
+        out_NHK = pack.join([self.backend(q, k, v, window if self.is_local else None) for q, k, v, window in clips])
         gated_NHK = out_NHK * gate_NH.sigmoid().unsqueeze(-1)
         return self.linear_proj(gated_NHK.flatten(1), counts)
 
@@ -208,10 +232,10 @@ class Layer(nn.Module):
         self.attention = Attention(config, layer, dtype, backend)
         self.mlp = MLP(config, layer, dtype)
 
-    def forward(self, x_ND: Tensor, rope_NR: Tensor, counts: TokenCounts, window: LocalWindow | None) -> Tensor:
+    def forward(self, x_ND: Tensor, positions: Positions) -> Tensor:
         """Return the residual stream (N, D) float32 after this layer."""
-        x_ND = x_ND + self.attention(x_ND, rope_NR, counts, window)
-        return x_ND + self.mlp(x_ND, counts)
+        x_ND = x_ND + self.attention(x_ND, positions)
+        return x_ND + self.mlp(x_ND, positions.counts)
 
 
 class Adapter(nn.Module):
@@ -237,26 +261,11 @@ class Block(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(Layer(config, layer, dtype, backend) for layer in range(config.num_layers))
 
-    def forward(self, x_ND: Tensor, rope_NR: Tensor, counts: TokenCounts, window: LocalWindow | None) -> Tensor:
+    def forward(self, x_ND: Tensor, positions: Positions) -> Tensor:
         """Return the residual stream (N, D) float32 after the last layer."""
         for layer in self.layers:
-            x_ND = layer(x_ND, rope_NR, counts, window)
+            x_ND = layer(x_ND, positions)
         return x_ND
-
-
-@dataclass(frozen=True)
-class Positions:
-    """What the Transformer needs to know about where tokens are; the same for every denoising step of a clip.
-
-    Attributes:
-        rope_NR: rotary numbers (N, R) float32.
-        counts: (V, A, L).
-        window: what local-attention layers see, or None where no layer is local.
-    """
-
-    rope_NR: Tensor
-    counts: TokenCounts
-    window: LocalWindow | None = field(default=None)
 
 
 class Transformer(nn.Module):
@@ -265,7 +274,7 @@ class Transformer(nn.Module):
     Args:
         config: what to build.
         compute_dtype: dtype of the linear layers inside the block (the release: bfloat16).
-        attention: attention implementation.
+        attention: attention implementation; by default torch's, with the kernel torch chooses.
     """
 
     def __init__(
@@ -277,7 +286,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.adapter = Adapter(config)
-        self.block = Block(config, compute_dtype, attention or SdpaAttention())
+        self.block = Block(config, compute_dtype, SdpaAttention() if attention is None else attention)
         self.final_norm_video = ExpertRMSNorm(config.hidden_size)
         self.final_norm_audio = ExpertRMSNorm(config.hidden_size)
         self.final_linear_video = nn.Linear(config.hidden_size, config.video_channels, bias=False)
@@ -288,30 +297,33 @@ class Transformer(nn.Module):
         """Where the weights are."""
         return self.adapter.rope.bands.device
 
-    def positions(self, layout: SequenceLayout) -> Positions:
-        """Prepare rotary numbers and windows of one clip, once for all its steps."""
-        coordinates_N9 = token_coordinates(layout, self.config.position_style).to(self.device)
-        is_local = bool(self.config.local_attention_layers)
-        window = LocalWindow(layout, self.config.local_attention_radius) if is_local else None
-        return Positions(self.adapter.rope(coordinates_N9), layout.token_counts, window)
+    def positions(self, layouts: Sequence[SequenceLayout]) -> Positions:
+        """Prepare rotary numbers and windows of the clips of one sequence, once for all their steps.
+
+        Raises:
+            ValueError: if there is no clip, or one has too few tokens for the position style.
+        """
+        pack, style = PackedLayout(tuple(layouts)), self.config.position_style
+        coordinates_N9 = pack.join([token_coordinates(clip, style) for clip in pack.clips]).to(self.device)
+        windows = tuple(LocalWindow(clip, self.config.local_attention_radius) for clip in pack.clips)
+        return Positions(self.adapter.rope(coordinates_N9), pack, pack.token_counts, windows)
 
     def forward(
         self, video_VC: Tensor, audio_AC: Tensor, text_LC: Tensor, positions: Positions
     ) -> tuple[Tensor, Tensor]:
-        """Predict velocities.
+        """Predict velocities of one or several clips, which do not influence each other.
 
         Args:
-            video_VC: (V, 192) float32, each token laid out (channel, patch row, patch column).
-            audio_AC: (A, 64) float32.
-            text_LC: (L, text channels) float32.
-            positions: from `positions`, for the same counts.
+            video_VC: (V, 192) float32, clip after clip, each token laid out (channel, patch row, patch column).
+            audio_AC: (A, 64) float32, clip after clip.
+            text_LC: (L, text channels) float32, clip after clip.
+            positions: from `positions`, for the same clips in the same order.
 
         Returns:
             Video velocity (V, 192), each token laid out (patch row, patch column, channel), and audio velocity (A, 64),
-            both float32.
+            both float32 and clip after clip.
         """
-        x_ND = self.adapter(video_VC, audio_AC, text_LC)
-        x_ND = self.block(x_ND, positions.rope_NR, positions.counts, positions.window)
+        x_ND = self.block(self.adapter(video_VC, audio_AC, text_LC), positions)
         x_VD, x_AD, _ = x_ND.split(positions.counts)
         video_VC = self.final_linear_video(self.final_norm_video(x_VD))
         audio_AC = self.final_linear_audio(self.final_norm_audio(x_AD))

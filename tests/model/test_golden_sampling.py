@@ -52,14 +52,14 @@ def replay(golden, recorded, run, dtype) -> Latents:
         audio_is_given=run.endswith("audio_driven"),
     )
     if run.startswith("base"):
-        return sample_guided(model, start, conditions, GuidedSampling(num_steps=8))
+        return sample_guided(model, [start], [conditions], GuidedSampling(num_steps=8))[0]
     if run.startswith("distilled"):
         noise = RecordedNoise(recorded, run)
-        result = sample_distilled(model, start, conditions, DistilledSampling(), noise)
+        [result] = sample_distilled(model, [start], [conditions], DistilledSampling(), [noise])
         assert not noise.draws, "not every recorded draw was used"
         return result
     config = SuperResolutionSampling(guidance=3.5 if run.endswith("cfg") else None)
-    return Latents(sample_super_resolution(model, start, conditions, config), start.audio_1AC)
+    return Latents(sample_super_resolution(model, [start], [conditions], config)[0], start.audio_1AC)
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -35,7 +35,7 @@ def test_packing_equals_dit_forward_recording(golden, clip, style):
 def test_rotary_numbers_equal_dit_forward_recording(golden, clip, style):
     recorded = golden("dit_forward_fp32.safetensors")
     model = recorded_transformer(golden, style, torch.float32)
-    rope = model.positions(layout_of(recorded, clip)).rope_NR
+    rope = model.positions([layout_of(recorded, clip)]).rope_NR
     torch.testing.assert_close(rope, recorded[f"{clip}.{style}.rope"], atol=1e-5, rtol=0)
 
 
@@ -57,7 +57,7 @@ def run(model: Transformer, recorded, clip):
         patchify(recorded[f"{clip}.video"]),
         recorded[f"{clip}.audio"][0],
         recorded[f"{clip}.text"][0],
-        model.positions(layout),
+        model.positions([layout]),
     )
     return unpatchify(video, layout), audio.unsqueeze(0)
 

@@ -48,16 +48,17 @@ def test_super_resolution_starts_from_resized_latents_and_known_noise():
 def test_given_audio_is_never_denoised_even_by_the_distilled_model(model):
     start, text = start_latents(), torch.randn(1, 5, 48)
     noise = seeded_noise(1, CPU)
-    given = sample_distilled(model, start, Conditions(text, audio_is_given=True), DistilledSampling(2), noise)
+    [given] = sample_distilled(model, [start], [Conditions(text, audio_is_given=True)], DistilledSampling(2), [noise])
     assert torch.equal(given.audio_1AC, start.audio_1AC)
-    made = sample_distilled(model, start, Conditions(text), DistilledSampling(2), seeded_noise(1, CPU))
+    [made] = sample_distilled(model, [start], [Conditions(text)], DistilledSampling(2), [seeded_noise(1, CPU)])
     assert not torch.equal(made.audio_1AC, start.audio_1AC)
 
 
 def test_the_image_is_the_first_latent_frame_to_the_bit(model):
     image = torch.randn(1, 48, 1, 4, 4)
     conditions = Conditions(torch.randn(1, 5, 48), image_1C1HW=image)
-    result = sample_distilled(model, start_latents(), conditions, DistilledSampling(2), seeded_noise(1, CPU))
+    noise = seeded_noise(1, CPU)
+    [result] = sample_distilled(model, [start_latents()], [conditions], DistilledSampling(2), [noise])
     assert torch.equal(result.video_1CTHW[:, :, :1], image)
 
 
@@ -66,14 +67,14 @@ def test_samplers_leave_their_inputs_alone(model):
     before = Latents(start.video_1CTHW.clone(), start.audio_1AC.clone())
     image = torch.zeros(1, 48, 1, 4, 4)
     conditions = Conditions(torch.randn(1, 5, 48), torch.randn(1, 5, 48), image_1C1HW=image)
-    sample_guided(model, start, conditions, GuidedSampling(num_steps=2))
+    sample_guided(model, [start], [conditions], GuidedSampling(num_steps=2))
     assert torch.equal(start.video_1CTHW, before.video_1CTHW)
     assert torch.equal(start.audio_1AC, before.audio_1AC)
 
 
 def test_guidance_without_a_negative_prompt_is_refused(model):
     with pytest.raises(ValueError, match="negative_text_1LC is needed for guidance, got None"):
-        sample_guided(model, start_latents(), Conditions(torch.randn(1, 5, 48)), GuidedSampling(num_steps=2))
+        sample_guided(model, [start_latents()], [Conditions(torch.randn(1, 5, 48))], GuidedSampling(num_steps=2))
 
 
 def test_a_seed_means_the_same_noise_every_time():
