@@ -115,6 +115,8 @@ class SuperResolutionSampling:
         guidance: scale, or None for one forward pass per step (as the released configurations run).
         first_frames: how many latent frames at the start get at most `first_frames_guidance`.
         first_frames_guidance: see `first_frames`.
+        align_corners: whether resizing lays the corner samples of both latents on each other, as the release does;
+            False, which lays the outer edges on each other, is the known remedy for ghosting in the first frames.
     """
 
     num_steps: int = 5
@@ -124,6 +126,7 @@ class SuperResolutionSampling:
     guidance: float | None = None
     first_frames: int = 13
     first_frames_guidance: float = 2.0
+    align_corners: bool = True
 
 
 class Denoiser:
@@ -286,11 +289,11 @@ def prepare_super_resolution(
     Args:
         base: result of base generation.
         latent_size: (H, W) of the larger latent.
-        config: how much noise.
+        config: how much noise, and how to resize.
         noise: where it comes from.
     """
     size = (base.video_1CTHW.shape[2], *latent_size)
-    video = F.interpolate(base.video_1CTHW, size=size, mode="trilinear", align_corners=True)
+    video = F.interpolate(base.video_1CTHW, size=size, mode="trilinear", align_corners=config.align_corners)
     kept = zero_snr_levels()[config.noise_index]
     video = video * kept + noise(tuple(video.shape)) * (1 - kept**2) ** 0.5
     audio_noise = noise(tuple(base.audio_1AC.shape))

@@ -44,6 +44,8 @@ class SamplingSettings(_Section):
     audio_guidance: Scale = 5.0
     sr_guidance: Scale | None = None
     """Guidance scale of super-resolution; none, as the released configurations run."""
+    sr_align_corners: bool = True
+    """How super-resolution enlarges the latent; false is the known remedy for ghosting in the first frames."""
     negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
 
     def base(self, mode: str) -> GuidedSampling | DistilledSampling:
@@ -60,7 +62,12 @@ class SamplingSettings(_Section):
 
     def super_resolution(self) -> SuperResolutionSampling:
         """Sampler of latent super-resolution."""
-        return SuperResolutionSampling(num_steps=self.sr_steps, shift=self.shift, guidance=self.sr_guidance)
+        return SuperResolutionSampling(
+            num_steps=self.sr_steps,
+            shift=self.shift,
+            guidance=self.sr_guidance,
+            align_corners=self.sr_align_corners,
+        )
 
 
 class EncodingSettings(_Section):

@@ -14,6 +14,7 @@ from model.sampling import (
     sample_guided,
     seeded_noise,
 )
+from model.schedule import zero_snr_levels
 from model.transformer import Transformer
 from model.variants import tiny_config
 
@@ -33,15 +34,23 @@ def start_latents(seed=0):
     return initial_noise((3, 4, 4), 9, (48, 64), seeded_noise(seed, CPU))
 
 
-def test_super_resolution_starts_from_resized_latents_and_known_noise():
-    base, config = start_latents(), SuperResolutionSampling()
+@pytest.mark.parametrize(
+    ("config", "align_corners"),
+    [
+        (SuperResolutionSampling(), True),
+        (SuperResolutionSampling(align_corners=True), True),
+        (SuperResolutionSampling(align_corners=False), False),
+    ],
+)
+def test_super_resolution_starts_from_resized_latents_and_known_noise(config, align_corners):
+    base = start_latents()
     draws = [torch.randn(1, 48, 3, 8, 8), torch.randn(1, 9, 64)]
     queue = list(draws)
     start = prepare_super_resolution(base, (8, 8), config, lambda shape: queue.pop(0))
-    kept = 0.8389
-    resized = F.interpolate(base.video_1CTHW, size=(3, 8, 8), mode="trilinear", align_corners=True)
-    expected = resized * kept + draws[0] * (1 - kept**2) ** 0.5
-    torch.testing.assert_close(start.video_1CTHW, expected, atol=1e-3, rtol=1e-3)
+    kept = zero_snr_levels()[220]
+    assert kept.item() == pytest.approx(0.8389, abs=5e-5)
+    resized = F.interpolate(base.video_1CTHW, size=(3, 8, 8), mode="trilinear", align_corners=align_corners)
+    torch.testing.assert_close(start.video_1CTHW, resized * kept + draws[0] * (1 - kept**2) ** 0.5)
     torch.testing.assert_close(start.audio_1AC, 0.7 * draws[1] + 0.3 * base.audio_1AC)
 
 

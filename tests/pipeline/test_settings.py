@@ -8,16 +8,20 @@ def test_defaults_are_the_releases():
     assert (sampling.base("distill").num_steps, sampling.base("base").num_steps) == (8, 32)
     assert sampling.super_resolution().num_steps == 5
     assert sampling.super_resolution().guidance is None
+    assert sampling.super_resolution().align_corners is True
     assert sampling.base("base").video_guidance == 5.0
 
 
 def test_overrides_win_over_the_file(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text("mode: base\npools:\n  decoding: {size: 2}\n")
-    settings = load_settings(str(path), ["pools.decoding.size=3", "sampling.base_steps=4"])
+    settings = load_settings(
+        str(path), ["pools.decoding.size=3", "sampling.base_steps=4", "sampling.sr_align_corners=false"]
+    )
     assert settings.mode == "base"
     assert settings.pools.decoding.size == 3
     assert settings.sampling.base_steps == 4
+    assert settings.sampling.super_resolution().align_corners is False
 
 
 @pytest.mark.parametrize(
