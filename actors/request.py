@@ -7,9 +7,9 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator
 
-from model.geometry import MAX_SECONDS, MIN_SECONDS, ClipLength, pixel_size
+from model.geometry import MIN_SECONDS, ClipLength, max_seconds, pixel_size
 
 LANGUAGES = {
     "zh": "Mandarin",
@@ -64,8 +64,9 @@ Prompt = Annotated[
 class ClipRequest(BaseModel):
     """One row of a manifest, validated.
 
-    `seconds` defaults to 5, or to the length of `audio` where there is one. `seed` defaults to a hash of the id, so
-    that a row gives the same clip wherever and however often it runs.
+    `seconds` defaults to 5, or to the length of `audio` where there is one. How long it may be depends on `audio` and
+    `resolution`, so it stands behind them: fields are validated in order. `seed` defaults to a hash of the id, so that
+    a row gives the same clip wherever and however often it runs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,9 +76,9 @@ class ClipRequest(BaseModel):
     language: Language
     image: NonEmpty | None = None
     audio: NonEmpty | None = None
-    seconds: Annotated[float, Field(ge=MIN_SECONDS, le=MAX_SECONDS, allow_inf_nan=False)] | None = None
     resolution: Literal["256p", "540p", "1080p"] = "256p"
     aspect: Literal["16:9", "9:16", "1:1"] = "16:9"
+    seconds: Annotated[float, Field(ge=MIN_SECONDS, allow_inf_nan=False)] | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
@@ -108,6 +109,17 @@ class ClipRequest(BaseModel):
             raise ValueError("must be a number")
         return value
 
+    @field_validator("seconds")
+    @classmethod
+    def _seconds_are_possible(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is None or not {"audio", "resolution"} <= info.data.keys():
+            return value  # a field at fault is not there, and is told of itself
+        has_audio, resolution = info.data["audio"] is not None, info.data["resolution"]
+        limit = max_seconds(resolution, has_audio)
+        if value > limit:
+            raise ValueError(f"must be at most {limit:g} " + (f"at {resolution}" if has_audio else "without audio"))
+        return value
+
     @property
     def resolved_seed(self) -> int:
         """The seed given, or one derived from the id."""
@@ -136,7 +148,7 @@ class ClipRequest(BaseModel):
 
     @property
     def text_length(self) -> ClipLength:
-        """Length of the clip where no audio decides it."""
+        """Length of a clip that is made from text; where there is audio, that decides."""
         return ClipLength.from_seconds(self.seconds if self.seconds is not None else DEFAULT_SECONDS)
 
     def prompt_text(self) -> str:

@@ -21,6 +21,7 @@ MODEL_SAMPLE_RATE_HZ = 51_200
 OUTPUT_SAMPLE_RATE_HZ = 44_100
 MIN_SECONDS = 0.2
 MAX_SECONDS = 15.0
+"""Of a clip made from text."""
 
 RESOLUTIONS = ("256p", "540p", "1080p")
 ASPECTS = ("16:9", "9:16", "1:1")
@@ -38,6 +39,10 @@ PIXEL_SIZES: dict[tuple[str, str], tuple[int, int]] = {
 }
 """(width, height) in pixels of each resolution label and aspect ratio."""
 
+MAX_AUDIO_SECONDS = {"256p": 60.0, "540p": 60.0, "1080p": MAX_SECONDS}
+"""Of a clip driven by a recording, by resolution. No clip has more video tokens than the longest from text at 1080p,
+which is what memory is planned for: 15 s there are 95 latent frames of 2,040 tokens, 60 s at 540p 376 frames of 448."""
+
 
 def pixel_size(resolution: str, aspect: str) -> tuple[int, int]:
     """Return (width, height) in pixels.
@@ -50,6 +55,17 @@ def pixel_size(resolution: str, aspect: str) -> tuple[int, int]:
     if aspect not in ASPECTS:
         raise ValueError(f"aspect must be one of {', '.join(ASPECTS)}, got {aspect!r}")
     return PIXEL_SIZES[resolution, aspect]
+
+
+def max_seconds(resolution: str, has_audio: bool) -> float:
+    """Return how long a clip may be: 15 s from text; driven by a recording, what `MAX_AUDIO_SECONDS` says.
+
+    Raises:
+        ValueError: if the label is unknown.
+    """
+    if resolution not in RESOLUTIONS:
+        raise ValueError(f"resolution must be one of {', '.join(RESOLUTIONS)}, got {resolution!r}")
+    return MAX_AUDIO_SECONDS[resolution] if has_audio else MAX_SECONDS
 
 
 def latent_size(width: int, height: int) -> tuple[int, int]:

@@ -29,7 +29,11 @@ def request(**fields):
         ),
         ({"language": "it"}, "language", "must be one of 'zh', 'yue', 'en', 'ja', 'ko', 'de' or 'fr'"),
         ({"seconds": 0.1}, "seconds", "must be at least 0.2"),
-        ({"seconds": 16}, "seconds", "must be at most 15"),
+        ({"seconds": 16}, "seconds", "must be at most 15 without audio"),
+        ({"seconds": 16, "audio": None, "resolution": "540p"}, "seconds", "must be at most 15 without audio"),
+        ({"seconds": 15.1, "audio": "a.wav", "resolution": "1080p"}, "seconds", "must be at most 15 at 1080p"),
+        ({"seconds": 60.1, "audio": "a.wav", "resolution": "540p"}, "seconds", "must be at most 60 at 540p"),
+        ({"seconds": "61", "audio": "a.wav"}, "seconds", "must be at most 60 at 256p"),
         ({"seconds": "long"}, "seconds", "must be a number"),
         ({"seconds": float("nan")}, "seconds", "must be a number"),
         ({"seconds": True}, "seconds", "must be a number"),
@@ -57,8 +61,20 @@ def test_every_problem_of_a_row_is_told_at_once():
     assert describe_validation_error(caught.value) == (
         "prompt",
         None,
-        "is missing; also language is missing; also seconds must be at most 15",
+        "is missing; also language is missing; also seconds must be at most 15 without audio",
     )
+
+
+@pytest.mark.parametrize("fields", [{"audio": 3}, {"resolution": "720p"}])
+def test_seconds_are_not_blamed_for_what_they_are_measured_by(fields):
+    with pytest.raises(ValidationError) as caught:
+        request(seconds=99, **fields)
+    assert [error["loc"] for error in caught.value.errors()] == [tuple(fields)]
+
+
+@pytest.mark.parametrize(("resolution", "seconds"), [("256p", 60), ("540p", 60), ("1080p", 15)])
+def test_a_recording_may_drive_a_clip_longer_than_text(resolution, seconds):
+    assert request(audio="a.wav", resolution=resolution, seconds=seconds).seconds == seconds
 
 
 def test_options_are_those_of_the_model():

@@ -1,6 +1,15 @@
 import pytest
 
-from model.geometry import ASPECTS, PIXEL_SIZES, RESOLUTIONS, ClipLength, latent_size, pixel_size
+from model.geometry import (
+    ASPECTS,
+    MAX_SECONDS,
+    PIXEL_SIZES,
+    RESOLUTIONS,
+    ClipLength,
+    latent_size,
+    max_seconds,
+    pixel_size,
+)
 
 
 def test_every_label_and_aspect_has_a_size_of_whole_patches():
@@ -47,11 +56,28 @@ def test_half_a_frame_counts():
     assert ClipLength.from_seconds(2.5).num_frames == 62, "62.5 frames are asked for, 61 would be one and a half short"
 
 
-@pytest.mark.parametrize("num_latents", range(1, 60))
+@pytest.mark.parametrize("num_latents", [*range(1, 60), *range(370, 380), *range(720, 730), *range(1490, 1501)])
 def test_an_audio_driven_clip_is_as_long_as_its_sound(num_latents):
     length = ClipLength.from_audio_latents(num_latents)
     assert length.sound_frames == num_latents <= length.num_audio_latents <= num_latents + 3
     assert abs(length.num_frames - num_latents) <= 1
+
+
+def test_a_recording_may_be_longer_where_the_picture_is_smaller():
+    assert {name: max_seconds(name, has_audio=True) for name in RESOLUTIONS} == {"256p": 60, "540p": 60, "1080p": 15}
+    assert {max_seconds(name, has_audio=False) for name in RESOLUTIONS} == {MAX_SECONDS}
+
+
+@pytest.mark.parametrize("aspect", ASPECTS)
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_no_clip_has_more_video_tokens_than_the_longest_from_text_at_1080p(resolution, aspect):
+    def num_tokens(length, size):
+        height, width = latent_size(*size)
+        return length.num_video_latents * height * width // 4
+
+    most = num_tokens(ClipLength.from_seconds(MAX_SECONDS), pixel_size("1080p", "16:9"))
+    longest = ClipLength.from_audio_latents(round(max_seconds(resolution, has_audio=True) * 25))
+    assert num_tokens(longest, pixel_size(resolution, aspect)) <= most == 95 * 2040
 
 
 @pytest.mark.parametrize("seconds", [0.19, 15.01, float("nan"), -1])
@@ -65,3 +91,5 @@ def test_unknown_labels_are_named():
         pixel_size("720p", "16:9")
     with pytest.raises(ValueError, match="aspect must be one of 16:9, 9:16, 1:1, got '4:3'"):
         pixel_size("256p", "4:3")
+    with pytest.raises(ValueError, match="resolution must be one of 256p, 540p, 1080p, got '720p'"):
+        max_seconds("720p", has_audio=True)

@@ -70,7 +70,7 @@ def test_a_dead_letter_is_the_row_plus_the_reason_and_can_be_fed_back(tmp_path):
         "stage": "manifest",
         "field": "seconds",
         "value": 99,
-        "reason": "must be at most 15",
+        "reason": "must be at most 15 without audio",
     }
     (mended,) = read_manifest(write_jsonl(tmp_path / "again.jsonl", {**letter, "seconds": 9}))
     assert mended.request is not None
