@@ -16,15 +16,16 @@ from actors.request import ClipRequest
 from actors.row import RowError
 from actors.stage import Compute, Stage, Work
 from actors.storage import read_bytes
+from actors.text_cache import TextCache
 from model.geometry import (
     FRAMES_PER_SECOND,
-    MAX_SECONDS,
     MIN_SECONDS,
     MODEL_SAMPLE_RATE_HZ,
     SAMPLES_PER_AUDIO_LATENT,
     ClipLength,
+    max_seconds,
 )
-from model.text_encoder import MAX_TEXT_TOKENS, TextFeatures
+from model.text_encoder import MAX_TEXT_TOKENS
 
 # What storage back ends and decoders raise for a bad reference or a bad file.
 _READING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, ImportError)
@@ -32,6 +33,9 @@ _READING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, ImportError)
 
 class Conditioning(Stage):
     """Encode prompt, reference image and driving audio.
+
+    Equal prompts are encoded once. Different ones are encoded one by one, though the encoder takes several: on a GPU a
+    row's features could then depend, in the last bits, on the rows beside it.
 
     Gives `text` and, where asked for, `negative_text` (1, L, C) float16; `image_base` and `image_sr` (1, 48, 1, H, W)
     float32; `audio` (1, A, 64) float32; `num_audio_latents`; and `frames`: how many video latents, frames and frames
@@ -58,12 +62,10 @@ class Conditioning(Stage):
         super().__init__(compute)
         components = ["text_encoder"] + ["image_vae"] * reads_images + ["audio_vae"] * reads_audio
         checkpoint = source.fetch(*components)
-        self.text_encoder = checkpoint.text_encoder(compute.dtype, self.device)
+        self.texts = TextCache(checkpoint.text_encoder(compute.dtype, self.device))
+        self.negative_prompt = negative_prompt
         self.image_encoder = checkpoint.image_encoder(compute.dtype, self.device) if reads_images else None
         self.audio_encoder = checkpoint.audio_encoder(self.device) if reads_audio else None
-        self.negative_text: TextFeatures | None = None
-        if negative_prompt is not None:
-            self.negative_text = self.text_encoder.encode(negative_prompt)
 
     def process(self, work: Work) -> None:
         """See the class."""
@@ -71,16 +73,17 @@ class Conditioning(Stage):
         image = self._read_image(request) if request.image is not None else None
         waveform = self._read_waveform(work) if request.audio is not None else None
         with self.lock:
-            text = self.text_encoder.encode(request.prompt_text())
+            text = self.texts.encode(request.prompt_text())
             tensors["text"] = text.features_1LC
-            if self.negative_text is not None:
-                tensors["negative_text"] = self.negative_text.features_1LC
+            if self.negative_prompt is not None:
+                tensors["negative_text"] = self.texts.encode(self.negative_prompt).features_1LC
             if image is not None:
                 tensors["image_base"] = self._encode_image(request, image, request.base_size)
                 if request.is_super_resolved:
                     tensors["image_sr"] = self._encode_image(request, image, request.clip_size)
-            length = request.text_length
-            if waveform is not None:
+            if waveform is None:
+                length = request.text_length
+            else:
                 length, tensors["audio"] = self._encode_audio(request, waveform)
         if text.num_tokens > MAX_TEXT_TOKENS:
             work.notes.append(f"prompt: {text.num_tokens} tokens, only the first {MAX_TEXT_TOKENS} steer the clip")
@@ -104,15 +107,17 @@ class Conditioning(Stage):
 
     def _read_waveform(self, work: Work) -> np.ndarray:
         request = work.request
+        limit = max_seconds(request.resolution, has_audio=True)
         try:
             # One second more than is possible shows that a recording is too long; hours of it would fill the memory.
-            limit = request.seconds if request.seconds is not None else MAX_SECONDS + 1
-            samples = read_waveform(read_bytes(str(request.audio)), MODEL_SAMPLE_RATE_HZ, limit)
+            wanted = request.seconds if request.seconds is not None else limit + 1
+            samples = read_waveform(read_bytes(str(request.audio)), MODEL_SAMPLE_RATE_HZ, wanted)
         except _READING_ERRORS as error:
             raise RowError("audio", request.audio, f"cannot be read: {error}") from error
         seconds = len(samples) / MODEL_SAMPLE_RATE_HZ
-        if seconds > MAX_SECONDS:
-            reason = f"lasts more than the {MAX_SECONDS:g} s that are possible: set seconds to use its beginning"
+        if seconds > limit:
+            possible = f"the {limit:g} s that are possible at {request.resolution}"
+            reason = f"lasts more than {possible}: set seconds to use its beginning"
             raise RowError("audio", request.audio, reason)
         if seconds < MIN_SECONDS:
             raise RowError("audio", request.audio, f"lasts {seconds:.2f} s, at least {MIN_SECONDS:g} are needed")

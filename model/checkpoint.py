@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from model.text_encoder import TextEncoder
+from model.text_encoder import TextEncoder, expected_encoder_tensors, is_encoder_tensor, load_text_encoder
 from model.transformer import Transformer
 from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder, load_turbo_vae_state_dict
 from model.variants import config_from_shapes
@@ -179,8 +179,16 @@ class Checkpoint:
         return model
 
     def text_encoder(self, dtype: torch.dtype, device: torch.device) -> TextEncoder:
-        """Load the T5Gemma encoder and its tokenizer."""
-        return TextEncoder(self.component_folder("text_encoder"), dtype, device)
+        """Load the T5Gemma encoder and its tokenizer; the decoder's tensors in the files are not read."""
+        folder = self.component_folder("text_encoder")
+        config = _read_json(folder / "config.json")
+        found = {name: shape for name, shape in _safetensors_shapes(folder).items() if is_encoder_tensor(name)}
+        check_tensors(str(folder), expected_encoder_tensors(config), found)
+        tensors: dict[str, Tensor] = {}
+        for shard in _shards(folder):
+            with _open_shard(shard, device) as file:
+                tensors |= {name: file.get_tensor(name) for name in file.keys() if is_encoder_tensor(name)}  # noqa: SIM118
+        return load_text_encoder(config, tensors, folder, dtype, device)
 
     def image_encoder(self, dtype: torch.dtype, device: torch.device) -> WanImageEncoder:
         """Load the Wan 2.2 VAE's encoder."""

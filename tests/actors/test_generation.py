@@ -2,7 +2,10 @@
 
 import io
 import json
+import wave
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -64,17 +67,16 @@ def test_base_generation_keeps_the_reference_image(conditioning, base, picture):
     assert torch.equal(tensors["video"][:, :, :1], image)
 
 
-def test_a_driving_recording_is_kept_and_decides_the_length(conditioning, base, tmp_path):
-    import av
-    import numpy as np
+def record(path, seconds, rate_hz=16_000):
+    """Write a tone as a mono WAV file; returns its name."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate_hz, 0, "NONE", ""))
+        file.writeframes((9000 * np.sin(np.arange(round(seconds * rate_hz)) / 10)).astype("<i2").tobytes())
+    return str(path)
 
-    with av.open(str(tmp_path / "voice.wav"), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
-        tone = (9000 * np.sin(np.arange(16_000) / 10)).astype(np.int16)
-        frame = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
-        frame.sample_rate = 16_000
-        container.mux([*stream.encode(frame), *stream.encode(None)])
-    voice = str(tmp_path / "voice.wav")
+
+def test_a_driving_recording_is_kept_and_decides_the_length(conditioning, base, tmp_path):
+    voice = record(tmp_path / "voice.wav", 1)
     row = conditioning(fresh(audio=voice, seconds=None))
     given = unpack(row["payload"])
     assert given["frames"].tolist() == [7, 25, 25], "one second"
@@ -83,6 +85,99 @@ def test_a_driving_recording_is_kept_and_decides_the_length(conditioning, base, 
     assert unpack(cut["payload"])["frames"].tolist()[2] == 10
     longer = conditioning(fresh(audio=voice, seconds=3))
     assert "shorter than the 3 s asked" in json.loads(longer["notes"])[0]
+
+
+def count_forwards(module):
+    calls = []
+    hook = module.register_forward_hook(lambda *_: calls.append(1))
+    return calls, hook
+
+
+@pytest.mark.parametrize(
+    ("seconds", "num_windows", "frames", "num_latents"),
+    [
+        (28.9, 1, [182, 723, 723], 725),
+        (29, 1, [182, 725, 725], 725),
+        (29.01, 2, [182, 725, 726], 726),
+        (29.05, 2, [183, 727, 727], 729),
+        (60, 4, [376, 1500, 1500], 1501),
+    ],
+)
+def test_recordings_over_29_s_are_encoded_in_windows(conditioning, tmp_path, seconds, num_windows, frames, num_latents):
+    calls, hook = count_forwards(conditioning.audio_encoder._encoder)
+    with hook:
+        row = conditioning(fresh(audio=record(tmp_path / "voice.wav", seconds), seconds=None))
+    tensors = unpack(row["payload"])
+    assert len(calls) == num_windows
+    assert tensors["audio"].shape == (1, num_latents, 64)
+    assert tensors["num_audio_latents"].item() == num_latents
+    assert tensors["frames"].tolist() == frames
+    assert row["notes"] == "[]"
+    assert abs(frames[1] / 25 - seconds) <= 0.04
+    assert abs(frames[2] / 25 - seconds) <= 0.04
+
+
+def test_base_generation_keeps_a_recording_of_several_windows(conditioning, base, tmp_path):
+    voice = record(tmp_path / "voice.wav", 31, rate_hz=44_100)
+    row = conditioning(fresh(audio=voice, seconds=None))
+    given = unpack(row["payload"])
+    assert given["audio"].shape == (1, 777, 64)
+    tensors = unpack(base(row)["payload"])
+    assert torch.equal(tensors["audio"], given["audio"])
+    assert tensors["video"].shape == (1, 48, 195, 16, 28)
+    assert tensors["frames"].tolist() == [195, 775, 775]
+    assert torch.isfinite(tensors["video"]).all()
+
+
+@pytest.mark.parametrize(("resolution", "limit"), [("256p", 60), ("540p", 60), ("1080p", 15)])
+def test_a_recording_over_the_limit_of_its_resolution_is_cut_only_if_seconds_says_so(
+    conditioning, tmp_path, resolution, limit
+):
+    voice = record(tmp_path / "voice.wav", limit + 0.5)
+    failure = Failure.from_json(conditioning(fresh(audio=voice, resolution=resolution, seconds=None))["failure"])
+    assert (failure.field, failure.value) == ("audio", voice)
+    assert failure.reason == (
+        f"lasts more than the {limit} s that are possible at {resolution}: set seconds to use its beginning"
+    )
+    cut = conditioning(fresh(audio=voice, resolution=resolution, seconds=limit))
+    assert unpack(cut["payload"])["frames"].tolist()[1:] == [25 * limit, 25 * limit]
+
+
+def test_equal_prompts_are_encoded_once(source):
+    conditioning = Conditioning(Compute(), source, "noise", reads_images=False, reads_audio=False)
+    calls, _ = count_forwards(conditioning.texts.encoder.model)
+    first = unpack(conditioning(fresh())["payload"])
+    assert len(calls) == 2, "the prompt and the negative one"
+    again = unpack(conditioning(fresh(seed=3))["payload"])
+    assert len(calls) == 2
+    for name in ("text", "negative_text"):
+        assert torch.equal(again[name], first[name])
+    other = unpack(conditioning(fresh(prompt="A man speaks."))["payload"])
+    assert len(calls) == 3
+    assert not torch.equal(other["text"], first["text"])
+    own = unpack(conditioning(fresh(prompt="noise"))["payload"])
+    assert len(calls) == 3
+    assert torch.equal(own["text"], first["negative_text"])
+
+
+def test_two_threads_with_the_same_prompts_encode_each_once(source):
+    conditioning = Conditioning(Compute(), source, "noise", reads_images=False, reads_audio=False)
+    calls, _ = count_forwards(conditioning.texts.encoder.model)
+    rows = [fresh(prompt=f"Prompt {number % 4}.") for number in range(16)]
+    with ThreadPoolExecutor(2) as threads:
+        texts = [unpack(row["payload"])["text"] for row in threads.map(conditioning, rows)]
+    assert len(calls) == 5
+    for number, text in enumerate(texts):
+        assert torch.equal(text, texts[number % 4])
+    assert not torch.equal(texts[0], texts[1])
+
+
+def test_a_prompt_over_640_tokens_is_cut_and_noted_whenever_it_comes(conditioning):
+    for _ in range(2):
+        row = conditioning(fresh(prompt="a" * 700))
+        assert unpack(row["payload"])["text"].shape[1] == 640
+        assert json.loads(row["notes"]) == ["prompt: 701 tokens, only the first 640 steer the clip"]
+    assert conditioning(fresh(prompt="a" * 639))["notes"] == "[]"
 
 
 @pytest.mark.parametrize(
