@@ -4,110 +4,29 @@ Tensor legend: B batch, C channels, A audio latents (25 per second), S samples.
 """
 
 import math
-import re
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from diffusers import AutoencoderOobleck
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils import remove_weight_norm, weight_norm
+from torch.nn.utils import remove_weight_norm
 
 from model.geometry import (
-    AUDIO_LATENT_CHANNELS,
     AUDIO_LATENT_RATE_HZ,
     MODEL_SAMPLE_RATE_HZ,
     OUTPUT_SAMPLE_RATE_HZ,
     SAMPLES_PER_AUDIO_LATENT,
 )
+from model.oobleck import OobleckConfig, empty_oobleck, is_activation, oobleck_original_names
 
 CHECKPOINT_PREFIX = "pretransform.model."
 
 # Long recordings are encoded in windows that overlap by half (release: 29 s of 51.2 kHz).
 ENCODE_WINDOW_LATENTS = 29 * AUDIO_LATENT_RATE_HZ
 ENCODE_WINDOW_SAMPLES = ENCODE_WINDOW_LATENTS * SAMPLES_PER_AUDIO_LATENT
-
-# Position of each layer inside Stable Audio's nn.Sequential of a residual unit, an encoder block and a decoder block.
-_UNIT = {"snake1": 0, "conv1": 1, "snake2": 2, "conv2": 3}
-_ENCODER_BLOCK = {"res_unit1": 0, "res_unit2": 1, "res_unit3": 2, "snake1": 3, "conv1": 4}
-_DECODER_BLOCK = {"snake1": 0, "conv_t1": 1, "res_unit1": 2, "res_unit2": 3, "res_unit3": 4}
-_BLOCK_NAME = re.compile(r"(?:en|de)coder\.block\.(\d+)\.(\w+)(?:\.(\w+))?\.(\w+)")
-
-
-def oobleck_original_name(name: str, num_blocks: int) -> str:
-    """Name in Stable Audio's checkpoint, without prefix, of the tensor that diffusers' Oobleck calls `name`."""
-    half = name.split(".", 1)[0]
-    block = _BLOCK_NAME.fullmatch(name)
-    if block is None:
-        _, layer, tensor = name.split(".")
-        index = {"conv1": 0, "snake1": num_blocks + 1, "conv2": num_blocks + 2}[layer]
-        return f"{half}.layers.{index}.{tensor}"
-    number, layer, inner, tensor = block.groups()
-    order = _ENCODER_BLOCK if half == "encoder" else _DECODER_BLOCK
-    path = f"{half}.layers.{int(number) + 1}.layers.{order[layer]}"
-    return f"{path}.{tensor}" if inner is None else f"{path}.layers.{_UNIT[inner]}.{tensor}"
-
-
-def build_audio_vae(model_config: Mapping[str, Any]) -> AutoencoderOobleck:
-    """Empty autoencoder (weights on the meta device) for a Stable Audio `model_config.json`.
-
-    Args:
-        model_config: the file of `stable-audio-open-1.0`, where the autoencoder lies under
-            `model.pretransform.config`, or a bare autoencoder's file, where it lies under `model`.
-
-    Raises:
-        ValueError: a key is missing, or the file describes another kind of autoencoder.
-    """
-    try:
-        config = model_config["model"]
-        config = config["pretransform"]["config"] if "pretransform" in config else config
-        encoder, decoder = config["encoder"]["config"], config["decoder"]["config"]
-        _check_is_release_kind(config)
-        with torch.device("meta"), warnings.catch_warnings():
-            # diffusers builds on weight_norm's older, deprecated form, which names tensors as the release does.
-            warnings.simplefilter("ignore", FutureWarning)
-            vae = AutoencoderOobleck(
-                encoder_hidden_size=encoder["channels"],
-                downsampling_ratios=list(decoder["strides"]),
-                channel_multiples=list(decoder["c_mults"]),
-                decoder_channels=decoder["channels"],
-                decoder_input_channels=decoder["latent_dim"],
-                audio_channels=decoder["out_channels"],
-                sampling_rate=MODEL_SAMPLE_RATE_HZ,
-            )
-            if encoder["latent_dim"] != encoder["channels"]:
-                # diffusers takes the encoder's width for its number of outputs too, which holds at release size only.
-                width = encoder["channels"] * encoder["c_mults"][-1]
-                vae.encoder.conv2 = weight_norm(nn.Conv1d(width, encoder["latent_dim"], 3, padding=1))
-    except KeyError as error:
-        raise ValueError(f"model_config lacks the key {error} of a Stable Audio autoencoder") from error
-    return vae.eval().requires_grad_(False)
-
-
-def _check_is_release_kind(config: Mapping[str, Any]) -> None:
-    encoder, decoder = config["encoder"]["config"], config["decoder"]["config"]
-    for field, value, allowed in (
-        ("encoder.type", config["encoder"]["type"], "oobleck"),
-        ("decoder.type", config["decoder"]["type"], "oobleck"),
-        ("bottleneck.type", config["bottleneck"]["type"], "vae"),
-        ("encoder.use_snake", encoder.get("use_snake", False), True),
-        ("decoder.use_snake", decoder.get("use_snake", False), True),
-        ("decoder.final_tanh", decoder.get("final_tanh", True), False),
-        ("decoder.use_nearest_upsample", decoder.get("use_nearest_upsample", False), False),
-        ("decoder.soft_clip", config["decoder"].get("soft_clip", False), False),
-        ("encoder.c_mults", list(encoder["c_mults"]), list(decoder["c_mults"])),
-        ("encoder.strides", list(encoder["strides"]), list(decoder["strides"])),
-        ("encoder.in_channels", encoder["in_channels"], 2),
-        ("decoder.out_channels", decoder["out_channels"], 2),
-        ("decoder.latent_dim", decoder["latent_dim"], AUDIO_LATENT_CHANNELS),
-        ("encoder.latent_dim", encoder["latent_dim"], 2 * AUDIO_LATENT_CHANNELS),
-        ("the product of decoder.strides", math.prod(decoder["strides"]), SAMPLES_PER_AUDIO_LATENT),
-    ):
-        if value != allowed:
-            raise ValueError(f"{field} of the audio autoencoder must be {allowed}, got {value}")
 
 
 def convert_oobleck_state_dict(state_dict: Mapping[str, Tensor], vae: AutoencoderOobleck) -> dict[str, Tensor]:
@@ -116,7 +35,7 @@ def convert_oobleck_state_dict(state_dict: Mapping[str, Tensor], vae: Autoencode
     Args:
         state_dict: original names, with or without the prefix `pretransform.model.`; where that prefix occurs, the
             tensors without it belong to other models of the same file and are left out.
-        vae: what `build_audio_vae` gives; weights may lie on the meta device.
+        vae: what `empty_oobleck` gives; weights may lie on the meta device.
 
     Returns:
         Every tensor of `vae`, views of the given ones: the activations' alpha and beta get the shape (1, C, 1).
@@ -130,10 +49,8 @@ def convert_oobleck_state_dict(state_dict: Mapping[str, Tensor], vae: Autoencode
         for name, tensor in state_dict.items()
         if name.startswith(CHECKPOINT_PREFIX)
     } or dict(state_dict)
-    if "encoder.conv1.weight_g" in given:
-        source = {name: name for name in expected}
-    else:
-        source = {name: oobleck_original_name(name, len(vae.decoder.block)) for name in expected}
+    is_converted = "encoder.conv1.weight_g" in given
+    source = {name: name for name in expected} if is_converted else oobleck_original_names(vae)
     missing = sorted(set(source.values()) - given.keys())
     unexpected = sorted(given.keys() - set(source.values()))
     if missing or unexpected:
@@ -144,7 +61,7 @@ def convert_oobleck_state_dict(state_dict: Mapping[str, Tensor], vae: Autoencode
     converted = {}
     for name, original in source.items():
         tensor = given[original]
-        if name.endswith((".alpha", ".beta")):
+        if is_activation(name):
             tensor = tensor.reshape(1, -1, 1)
         if tensor.shape != expected[name]:
             raise ValueError(f"{original} must have the shape {tuple(expected[name])}, got {tuple(tensor.shape)}")
@@ -153,12 +70,16 @@ def convert_oobleck_state_dict(state_dict: Mapping[str, Tensor], vae: Autoencode
 
 
 def load_audio_vae(model_config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> AutoencoderOobleck:
-    """`build_audio_vae` with the weights of `convert_oobleck_state_dict` in float32, the precision of the release.
+    """The autoencoder with its weights in float32, the precision of the release.
+
+    Args:
+        model_config: Stable Audio's or diffusers' file, see `OobleckConfig.from_json`.
+        state_dict: see `convert_oobleck_state_dict`.
 
     Raises:
         ValueError: config or weights do not fit.
     """
-    vae = build_audio_vae(model_config)
+    vae = empty_oobleck(OobleckConfig.from_json(model_config))
     converted = convert_oobleck_state_dict(state_dict, vae)
     vae.load_state_dict({name: tensor.float() for name, tensor in converted.items()}, strict=True, assign=True)
     for module in vae.modules():
@@ -177,8 +98,9 @@ class AudioDecoder:
     @torch.no_grad()
     def decode_at_model_rate(self, latent_1AC: Tensor) -> Tensor:
         """(1, A, 64) -> (2, 2048 A) float32 at 51.2 kHz, not clamped."""
-        if latent_1AC.ndim != 3 or latent_1AC.shape[::2] != (1, AUDIO_LATENT_CHANNELS) or not latent_1AC.shape[1]:
-            raise ValueError(f"latent must be (1, A, {AUDIO_LATENT_CHANNELS}), got {tuple(latent_1AC.shape)}")
+        channels = self._decoder.conv1.in_channels
+        if latent_1AC.ndim != 3 or latent_1AC.shape[::2] != (1, channels) or not latent_1AC.shape[1]:
+            raise ValueError(f"latent must be (1, A, {channels}), got {tuple(latent_1AC.shape)}")
         return self._decoder(latent_1AC.float().transpose(1, 2))[0]
 
     def decode(self, latent_1AC: Tensor) -> Tensor:

@@ -1,7 +1,14 @@
 """Mean and standard deviation of every channel of the Wan 2.2 video latent.
 
-The Transformer works on normalised latents; the image encoder normalises, the Turbo VAE decoder undoes it.
+The Transformer works on normalised latents; the image encoder normalises, the video decoders undo it.
+
+Tensor legend: B batch, C channels, T latent frames, H W latent height/width.
 """
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 # Per-channel statistics of the latent; source: 'mean' and 'std' of the golden file wan22_vae_io.safetensors.
 # fmt: off
@@ -18,3 +25,12 @@ WAN22_LATENT_STD = (
     0.5726, 1.2042, 0.5458, 1.6887, 0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
 )
 # fmt: on
+
+
+def denormalise(
+    latent_BCTHW: Tensor, mean: Sequence[float] = WAN22_LATENT_MEAN, std: Sequence[float] = WAN22_LATENT_STD
+) -> Tensor:
+    """Undo the per-channel normalisation of the Wan 2.2 latent, in float32, and return to the latent's dtype."""
+    mean_C111 = torch.tensor(mean, device=latent_BCTHW.device).view(-1, 1, 1, 1)
+    inverse_std_C111 = (1.0 / torch.tensor(std, device=latent_BCTHW.device)).view(-1, 1, 1, 1)
+    return (latent_BCTHW / inverse_std_C111 + mean_C111).to(latent_BCTHW.dtype)

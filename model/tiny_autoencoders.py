@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.audio_vae import CHECKPOINT_PREFIX, build_audio_vae, oobleck_original_name
+from model.audio_vae import CHECKPOINT_PREFIX
+from model.oobleck import OobleckConfig, empty_oobleck, oobleck_original_names
 from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder
+from model.wan_config import WanVaeConfig
 from model.wan_vae import empty_wan_vae, wan22_original_name
 
 # Second moment of SiLU(x) for normal x is 0.36, of ReLU(x) 0.5: a convolution behind one needs about 1/0.4.
@@ -60,7 +62,7 @@ def tiny_turbo_vae(generator: torch.Generator) -> tuple[dict[str, Any], dict[str
 
 def tiny_wan_vae_state_dict(generator: torch.Generator) -> dict[str, Tensor]:
     """State dict of a small Wan 2.2 autoencoder, width 4, with the names of `Wan2.2_VAE.pth`."""
-    shapes = empty_wan_vae(base_dim=4, decoder_base_dim=4).state_dict()
+    shapes = empty_wan_vae(WanVaeConfig(base_dim=4, decoder_base_dim=4)).state_dict()
 
     def gain(name: str) -> float:
         return ACTIVATION_GAIN if ".conv1." in name or ".conv2." in name or ".conv_out." in name else 1.0
@@ -94,12 +96,11 @@ def tiny_oobleck(generator: torch.Generator) -> tuple[dict[str, Any], dict[str, 
             }
         },
     }
-    vae = build_audio_vae(model_config)
-    num_blocks = len(vae.decoder.block)
+    vae = empty_oobleck(OobleckConfig.from_json(model_config))
+    names = oobleck_original_names(vae)
     tensors = {}
     for name, tensor in sorted(vae.state_dict().items()):
-        original = CHECKPOINT_PREFIX + oobleck_original_name(name, num_blocks)
-        tensors[original] = _random_oobleck_tensor(name, tensor, generator)
+        tensors[CHECKPOINT_PREFIX + names[name]] = _random_oobleck_tensor(name, tensor, generator)
     return model_config, tensors
 
 

@@ -1,9 +1,12 @@
-"""Encoding of a reference image with the Wan 2.2 video autoencoder.
+"""The Wan 2.2 video autoencoder: its tensors under both names they go by, and encoding a reference image with it.
 
 Tensor legend: B batch, C channels, T latent frames, H W latent height/width, F pixel frames, Y X pixel height/width.
 """
 
-from collections.abc import Iterable, Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from diffusers import AutoencoderKLWan
@@ -11,11 +14,18 @@ from diffusers.utils import load_image
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 
-from model.latent_statistics import WAN22_LATENT_MEAN, WAN22_LATENT_STD
+from model.wan_config import PATCH_CHANNELS, PATCH_SIZE, WanVaeConfig
 
-LATENT_CHANNELS = 48
-SPATIAL_COMPRESSION = 16
-CHANNEL_MULTIPLES = (1, 2, 4, 4)
+TensorNaming = Literal["original", "diffusers"]
+"""Whose names: those of `Wan2.2_VAE.pth`, or those of diffusers' folder `vae`."""
+
+Part = Literal["encoder", "decoder", "whole"]
+
+_PREFIXES: dict[str, tuple[str, ...]] = {
+    "encoder": ("encoder.", "quant_conv."),
+    "decoder": ("decoder.", "post_quant_conv."),
+    "whole": ("",),
+}
 
 # Name parts, diffusers' on the left and Wan2.2_VAE.pth's on the right. Rules of one group never match the same name.
 _HEAD_RULES = (
@@ -31,8 +41,6 @@ _HEAD_RULES = (
 _BLOCK_RULES = (
     ("encoder.down_blocks.", "encoder.downsamples."),
     ("decoder.up_blocks.", "decoder.upsamples."),
-    (".downsampler.", ".downsamples.2."),
-    (".upsampler.", ".upsamples.3."),
 )
 _RESNET_RULES = (
     (".norm1.", ".residual.0."),
@@ -43,7 +51,7 @@ _RESNET_RULES = (
 )
 
 
-def wan22_original_name(name: str) -> str:
+def wan22_original_name(name: str, num_res_blocks: int = WanVaeConfig.num_res_blocks) -> str:
     """Name in `Wan2.2_VAE.pth` of the tensor that diffusers' `AutoencoderKLWan` calls `name`."""
     if ".resnets." in name:
         for ours, original in _RESNET_RULES:
@@ -53,46 +61,105 @@ def wan22_original_name(name: str) -> str:
             return name.replace(ours, original)
     for ours, original in _BLOCK_RULES:
         name = name.replace(ours, original)
+    name = name.replace(".downsampler.", f".downsamples.{num_res_blocks}.")
+    name = name.replace(".upsampler.", f".upsamples.{num_res_blocks + 1}.")
     inner = ".downsamples." if name.startswith("encoder.") else ".upsamples."
     return name.replace(".resnets.", inner)
 
 
-def convert_wan22_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def wan_tensor_shapes(
+    config: WanVaeConfig, part: Part = "whole", naming: TensorNaming = "original"
+) -> dict[str, tuple[int, ...]]:
+    """Every tensor a checkpoint must hold for a part of the autoencoder, name to shape."""
+    tensors = empty_wan_vae(config).state_dict()
+    named = {name: tuple(t.shape) for name, t in tensors.items() if name.startswith(_PREFIXES[part])}
+    if naming == "diffusers":
+        return named
+    return {wan22_original_name(name, config.num_res_blocks): shape for name, shape in named.items()}
+
+
+def convert_wan22_state_dict(
+    state_dict: Mapping[str, torch.Tensor], config: WanVaeConfig, part: Part
+) -> dict[str, torch.Tensor]:
     """Rename the tensors of `Wan2.2_VAE.pth` to diffusers' names; names that are diffusers' already pass unchanged.
 
-    The checkpoint may lack the decoder (`decoder.*`, `conv2.*`), which encoding does not need.
     diffusers' own single-file converter knows the 2.1 layout and lets tensors of the nested 2.2 decoder overwrite
     each other, so the names are mapped here, by asking the model itself which it has.
 
+    Args:
+        state_dict: may lack what `part` does not need.
+        config: what the checkpoint is.
+        part: what is taken out.
+
     Raises:
-        ValueError: an encoder tensor is missing, or a name is unknown.
+        ValueError: a tensor of the part is missing, or a name is unknown.
     """
-    expected = _empty_like(state_dict).state_dict()
-    if "encoder.conv_in.weight" in state_dict:
-        converted = dict(state_dict)
-    else:
-        to_diffusers = {wan22_original_name(name): name for name in expected}
-        converted = {to_diffusers.get(name, name): tensor for name, tensor in state_dict.items()}
-    unexpected = sorted(converted.keys() - expected.keys())
-    if unexpected:
+    expected = list(wan_tensor_shapes(config, naming="diffusers"))
+    to_diffusers = {wan22_original_name(name, config.num_res_blocks): name for name in expected}
+    if "encoder.conv_in.weight" in state_dict or "decoder.conv_in.weight" in state_dict:
+        to_diffusers = {}
+    converted = {to_diffusers.get(name, name): tensor for name, tensor in state_dict.items()}
+    if unexpected := sorted(converted.keys() - set(expected)):
         raise ValueError(f"Wan 2.2 VAE checkpoint holds {len(unexpected)} unknown tensors, first: {unexpected[:3]}")
-    _require(expected, converted, ("encoder.", "quant_conv."))
-    return converted
+    wanted = [name for name in expected if name.startswith(_PREFIXES[part])]
+    if missing := sorted(set(wanted) - converted.keys()):
+        raise ValueError(f"Wan 2.2 VAE checkpoint lacks {len(missing)} tensors, first: {missing[:3]}")
+    return {name: converted[name] for name in wanted}
 
 
-def build_wan_vae(state_dict: Mapping[str, torch.Tensor]) -> AutoencoderKLWan:
-    """Whole autoencoder, encoder and decoder, with the given weights (either naming) in their own dtype and device.
+def load_wan_vae(
+    state_dict: Mapping[str, torch.Tensor],
+    part: Part,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    config: WanVaeConfig | None = None,
+) -> AutoencoderKLWan:
+    """The autoencoder with the given weights (either naming), reduced to one half of it where only that is asked for.
 
-    `dim` and `dec_dim` are read from the tensors' shapes, everything else is the release's: multiples 1, 2, 4, 4, two
-    residual blocks per level, no temporal downsampling on the first level, patch 2. The tensors are not copied.
+    Args:
+        state_dict: tensors of `Wan2.2_VAE.pth` or of diffusers' folder `vae`.
+        part: what is loaded; the other half is dropped.
+        dtype: of the weights.
+        device: where they go.
+        config: what the checkpoint is; None reads it off the tensors.
 
     Raises:
         ValueError: a tensor is missing or unknown, or a shape does not fit the rest.
     """
-    vae = _empty_like(state_dict)
-    converted = convert_wan22_state_dict(state_dict)
-    _require(vae.state_dict(), converted, ("",))
-    return _load(vae, converted)
+    config = config or WanVaeConfig.from_shapes({name: tuple(tensor.shape) for name, tensor in state_dict.items()})
+    vae = empty_wan_vae(config)
+    if part == "encoder":
+        del vae.decoder, vae.post_quant_conv
+    elif part == "decoder":
+        del vae.encoder, vae.quant_conv
+    converted = convert_wan22_state_dict(state_dict, config, part)
+    try:
+        tensors = {name: tensor.to(device=device, dtype=dtype) for name, tensor in converted.items()}
+        vae.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"Wan 2.2 VAE checkpoint does not fit the architecture: {error}") from error
+    return vae.eval().requires_grad_(False)
+
+
+def empty_wan_vae(config: WanVaeConfig) -> AutoencoderKLWan:
+    """The architecture, weights on the meta device."""
+    with torch.device("meta"):
+        return AutoencoderKLWan(
+            base_dim=config.base_dim,
+            decoder_base_dim=config.decoder_base_dim,
+            z_dim=config.latent_channels,
+            dim_mult=list(config.channel_multiples),
+            num_res_blocks=config.num_res_blocks,
+            temperal_downsample=list(config.temporal_downsample),
+            latents_mean=list(config.latent_mean),
+            latents_std=list(config.latent_std),
+            is_residual=True,
+            in_channels=PATCH_CHANNELS,
+            out_channels=PATCH_CHANNELS,
+            patch_size=PATCH_SIZE,
+            scale_factor_temporal=2 ** sum(config.temporal_downsample),
+            scale_factor_spatial=config.spatial_compression,
+        )
 
 
 class WanImageEncoder:
@@ -101,7 +168,7 @@ class WanImageEncoder:
     def __init__(self, vae: AutoencoderKLWan) -> None:
         """Take an autoencoder of which only the encoder and `quant_conv` are used."""
         self._vae = vae
-        self._processor = VideoProcessor(vae_scale_factor=SPATIAL_COMPRESSION)
+        self._processor = VideoProcessor(vae_scale_factor=vae.spatial_compression_ratio)
 
     @torch.no_grad()
     def encode(self, image: Image.Image, height: int, width: int) -> torch.Tensor:
@@ -118,9 +185,10 @@ class WanImageEncoder:
         Raises:
             ValueError: height or width is no positive multiple of 16.
         """
+        cell = self._vae.spatial_compression_ratio
         for field, value in (("height", height), ("width", width)):
-            if value <= 0 or value % SPATIAL_COMPRESSION:
-                raise ValueError(f"{field} must be a positive multiple of {SPATIAL_COMPRESSION}, got {value}")
+            if value <= 0 or value % cell:
+                raise ValueError(f"{field} must be a positive multiple of {cell}, got {value}")
         cropped = centre_crop(load_image(image), height, width)
         pixels_1CYX = self._processor.preprocess(cropped, height=height, width=width)
         return self.encode_pixels(pixels_1CYX.unsqueeze(2))
@@ -139,27 +207,19 @@ class WanImageEncoder:
         pixels_BCFYX = pixels_BCFYX.to(device=weight.device, dtype=weight.dtype)
         mean_BCTHW = self._vae.encode(pixels_BCFYX).latent_dist.mode()
         # The release keeps the statistics, and the reciprocal, in the dtype of the weights.
-        mean = mean_BCTHW.new_tensor(WAN22_LATENT_MEAN).view(-1, 1, 1, 1)
-        inverse_std = (1.0 / mean_BCTHW.new_tensor(WAN22_LATENT_STD)).view(-1, 1, 1, 1)
+        mean = mean_BCTHW.new_tensor(self._vae.config.latents_mean).view(-1, 1, 1, 1)
+        inverse_std = (1.0 / mean_BCTHW.new_tensor(self._vae.config.latents_std)).view(-1, 1, 1, 1)
         return ((mean_BCTHW - mean) * inverse_std).float()
 
 
 def load_image_encoder(
-    state_dict: Mapping[str, torch.Tensor], dtype: torch.dtype, device: torch.device | str
+    state_dict: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    config: WanVaeConfig | None = None,
 ) -> WanImageEncoder:
-    """Image encoder from the tensors of `Wan2.2_VAE.pth` or of diffusers' folder `vae`, without the decoder's weights.
-
-    Raises:
-        ValueError: an encoder tensor is missing or does not fit, or a name is unknown.
-    """
-    vae = _empty_like(state_dict)
-    del vae.decoder, vae.post_quant_conv
-    kept = {
-        name: tensor.to(device=device, dtype=dtype)
-        for name, tensor in convert_wan22_state_dict(state_dict).items()
-        if name.startswith(("encoder.", "quant_conv."))
-    }
-    return WanImageEncoder(_load(vae, kept))
+    """Image encoder from the tensors of `Wan2.2_VAE.pth` or of diffusers' folder `vae`, see `load_wan_vae`."""
+    return WanImageEncoder(load_wan_vae(state_dict, "encoder", dtype, device, config))
 
 
 def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -181,52 +241,3 @@ def centre_crop(image: Image.Image, height: int, width: int) -> Image.Image:
         raise ValueError(f"image of {image_width}x{image_height} pixels is too thin to be cropped to {width}x{height}")
     left, top = (image_width - kept_width) / 2, (image_height - kept_height) / 2
     return image.crop((left, top, left + kept_width, top + kept_height))
-
-
-def empty_wan_vae(base_dim: int, decoder_base_dim: int) -> AutoencoderKLWan:
-    """The release's architecture with the given widths (release: 160 and 256), weights on the meta device."""
-    with torch.device("meta"):
-        return AutoencoderKLWan(
-            base_dim=base_dim,
-            decoder_base_dim=decoder_base_dim,
-            z_dim=LATENT_CHANNELS,
-            dim_mult=list(CHANNEL_MULTIPLES),
-            num_res_blocks=2,
-            temperal_downsample=[False, True, True],
-            latents_mean=list(WAN22_LATENT_MEAN),
-            latents_std=list(WAN22_LATENT_STD),
-            is_residual=True,
-            in_channels=12,
-            out_channels=12,
-            patch_size=2,
-            scale_factor_temporal=4,
-            scale_factor_spatial=SPATIAL_COMPRESSION,
-        )
-
-
-def _empty_like(state_dict: Mapping[str, torch.Tensor]) -> AutoencoderKLWan:
-    """Empty model whose widths follow the shapes in `state_dict` (either naming)."""
-    conv_in = _first(state_dict, "encoder.conv1.weight", "encoder.conv_in.weight")
-    if conv_in is None:
-        raise ValueError("Wan 2.2 VAE checkpoint has neither encoder.conv1.weight nor encoder.conv_in.weight")
-    decoder_out = _first(state_dict, "decoder.head.2.weight", "decoder.conv_out.weight")
-    base_dim = conv_in.shape[0]
-    return empty_wan_vae(base_dim, base_dim if decoder_out is None else decoder_out.shape[1])
-
-
-def _first(state_dict: Mapping[str, torch.Tensor], *names: str) -> torch.Tensor | None:
-    return next((state_dict[name] for name in names if name in state_dict), None)
-
-
-def _require(expected: Iterable[str], given: Mapping[str, torch.Tensor], prefixes: tuple[str, ...]) -> None:
-    missing = sorted(name for name in expected if name.startswith(prefixes) and name not in given)
-    if missing:
-        raise ValueError(f"Wan 2.2 VAE checkpoint lacks {len(missing)} tensors, first: {missing[:3]}")
-
-
-def _load(vae: AutoencoderKLWan, converted: Mapping[str, torch.Tensor]) -> AutoencoderKLWan:
-    try:
-        vae.load_state_dict(converted, strict=True, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"Wan 2.2 VAE checkpoint does not fit the architecture: {error}") from error
-    return vae.eval().requires_grad_(False)

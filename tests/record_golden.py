@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.compare import relative_error
+from model.parity.report import relative_error
 from tests.recording import autoencoders, transformer
 from tests.recording.original import OnCpu, import_original
 from tests.recording.sources import RELEASE_TURBO_VAE, ExistingSet, Preset

@@ -7,7 +7,7 @@ import torch
 
 from model.attention import FlashAttention3Attention, SdpaAttention, available_backends, choose_attention
 from model.packing import LocalWindow, SequenceLayout
-from tests.compare import relative_error
+from model.parity.report import relative_error
 
 DEVICES = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
 FP32, BF16 = torch.float32, torch.bfloat16

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model.packing import LocalWindow
+from model.parity.report import relative_error
 from model.sampling import (
     Conditions,
     Denoiser,
@@ -20,7 +21,6 @@ from model.sampling import (
 )
 from model.transformer import Transformer
 from model.variants import tiny_config
-from tests.compare import relative_error
 
 LIMIT = 1e-5
 CPU = torch.device("cpu")

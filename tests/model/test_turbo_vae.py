@@ -1,14 +1,11 @@
-"""turbo_vae_io.safetensors: clips of one to nine latent frames, decoded by the original window by window."""
-
 import gc
 
 import pytest
 import torch
 
-from model.latent_statistics import WAN22_LATENT_MEAN, WAN22_LATENT_STD
+from model.parity.report import BF16_FLOOR, FP32_LIMIT, relative_error
 from model.tiny_autoencoders import tiny_turbo_vae
-from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder, denormalise, load_turbo_vae_state_dict, to_uint8
-from tests.compare import FP32_LIMIT, relative_error
+from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder, to_uint8, turbo_vae_names
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +24,11 @@ def decoder(golden):
     ("num_latents", "chunk_lengths"),
     [(1, [1]), (3, [9]), (4, [9, 4]), (5, [9, 8]), (9, [9, 8, 8, 8])],
 )
-def test_chunks_equal_turbo_vae_io_recording(decoder, recorded, num_latents, chunk_lengths):
+def test_chunks_are_the_windows_of_the_config(decoder, recorded, num_latents, chunk_lengths):
     # Windows of the golden config: three latent frames, then two at a time.
-    chunks = list(decoder.decode_chunks(recorded[f"T{num_latents}.latent"]))
+    chunks = decoder.decode_chunks(recorded[f"T{num_latents}.latent"])
     assert [chunk.shape[1] for chunk in chunks] == chunk_lengths
-    frames = torch.cat(chunks, dim=1)
-    assert frames.shape[1] == 4 * (num_latents - 1) + 1
-    assert relative_error(frames, recorded[f"T{num_latents}.frames"][0]) < FP32_LIMIT
+    assert sum(chunk_lengths) == 4 * (num_latents - 1) + 1
 
 
 def test_assigned_weights_equal_turbo_vae_io_recording(golden, recorded):
@@ -47,18 +42,12 @@ def test_assigned_weights_equal_turbo_vae_io_recording(golden, recorded):
     assert relative_error(frames, recorded["T4.frames"][0]) < FP32_LIMIT
 
 
-def test_bf16_stays_near_turbo_vae_io_recording(decoder, recorded):
-    frames = torch.cat(list(decoder.bfloat16().decode_chunks(recorded["T5.latent"].bfloat16())), dim=1)
+@pytest.mark.parametrize("num_latents", [1, 3, 4, 5, 9])
+def test_bf16_stays_within_the_limit_that_the_original_exceeds(decoder, recorded, num_latents):
+    """The original's own bf16 run, rounded between norm and activation, is 2.16e-2 off over five latent frames."""
+    frames = torch.cat(list(decoder.bfloat16().decode_chunks(recorded[f"T{num_latents}.latent"].bfloat16())), dim=1)
     assert frames.dtype == torch.bfloat16
-    assert relative_error(frames, recorded["T5.frames"][0]) < 5e-2
-
-
-def test_names_and_shapes_equal_release_shapes(golden):
-    release = golden("release_shapes.json")
-    with torch.device("meta"):
-        model = TurboVAEDecoder(TurboVAEConfig.from_dict(release["turbo_vae_config"]))
-    ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    assert ours == {name: shape for name, (shape, _) in release["turbo_vae"].items()}
+    assert relative_error(frames, recorded[f"T{num_latents}.frames"][0]) < BF16_FLOOR
 
 
 def test_only_one_chunk_is_alive(decoder, recorded):
@@ -83,16 +72,6 @@ def test_only_one_chunk_is_alive(decoder, recorded):
     assert next(chunks, None) is None
 
 
-def test_denormalise_computes_in_float32():
-    latent = torch.randn(1, 48, 2, 3, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
-    mean, std = (torch.tensor(values).view(1, 48, 1, 1, 1) for values in (WAN22_LATENT_MEAN, WAN22_LATENT_STD))
-    z = denormalise(latent)
-    assert z.dtype == torch.bfloat16
-    assert relative_error(z, latent.double() * std + mean) < 2**-8
-    # bf16 arithmetic would round three times; float32 rounds once, so at least 99 % are the nearest bf16 number.
-    assert (z == (latent.double() * std + mean).bfloat16()).double().mean() > 0.99
-
-
 def test_to_uint8_clamps_and_truncates():
     pixels = (
         torch.tensor([-3.0, -1.0, -0.5, 0.0, 1 - 2 / 255 - 1e-3, 0.999, 1.0, 3.0]).view(1, 1, 2, 4).expand(3, 1, 2, 4)
@@ -104,27 +83,12 @@ def test_to_uint8_clamps_and_truncates():
     assert pixels[0, 0, 0, 0] == -3.0
 
 
-def test_checkpoint_may_prefix_names_and_hold_training_heads(golden):
-    weights = golden("turbo_vae_weights.safetensors")
-    ema = {f"module.{name}": tensor for name, tensor in weights.items()} | {
-        "module.aligned_feature_head.w": torch.ones(2)
-    }
-    loaded = load_turbo_vae_state_dict({"state_dict": {}, "ema_state_dict": ema})
-    assert loaded.keys() == weights.keys()
-    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
-
-
-@pytest.mark.parametrize(
-    ("raw", "message"),
-    [
-        ({"state_dict": {}}, r"must hold ema_state_dict, got only \['state_dict'\]"),
-        ({"ema_state_dict": {"head.weight": torch.ones(1)}}, r"must hold decoder.conv_in.conv.weight, got 1 others"),
-        ({"ema_state_dict": {"decoder.conv_in.conv.weight": torch.ones(1)}}, r"must hold decoder.conv_out.conv.weight"),
-    ],
-)
-def test_incomplete_checkpoint_is_named(raw, message):
-    with pytest.raises(ValueError, match=message):
-        load_turbo_vae_state_dict(raw)
+@pytest.mark.parametrize("written_as", ["decoder.{}", "module.decoder.{}", "{}", "module.{}"])
+def test_names_of_a_checkpoint_may_be_prefixed_or_bare(golden, written_as):
+    names = list(golden("turbo_vae_weights.safetensors"))
+    written = {name: written_as.format(name.removeprefix("decoder.")) for name in names}
+    heads = ["module.aligned_feature_head.w", "decoder.feature_head.bias", "encoder.conv_in.conv.weight"]
+    assert turbo_vae_names([*written.values(), *heads[:2]]) == written
 
 
 @pytest.mark.parametrize(
@@ -163,7 +127,7 @@ def test_tiny_decoder_makes_visible_noise():
     config, checkpoint = tiny_turbo_vae(torch.Generator().manual_seed(0))
     again = tiny_turbo_vae(torch.Generator().manual_seed(0))[1]["ema_state_dict"]
     model = TurboVAEDecoder(TurboVAEConfig.from_dict(config))
-    weights = load_turbo_vae_state_dict(checkpoint)
+    weights = checkpoint["ema_state_dict"]
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     model.load_state_dict(weights, strict=True)
     latent = torch.randn(1, 48, 8, 4, 4, generator=torch.Generator().manual_seed(1))

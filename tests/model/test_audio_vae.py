@@ -1,5 +1,3 @@
-"""oobleck_io.safetensors: a latent decoded and a waveform encoded by the original."""
-
 import math
 
 import pytest
@@ -14,15 +12,14 @@ from model.audio_vae import (
     SAMPLES_PER_AUDIO_LATENT,
     AudioDecoder,
     AudioEncoder,
-    build_audio_vae,
     convert_oobleck_state_dict,
     cross_fade,
     load_audio_vae,
-    oobleck_original_name,
     resample_fourier,
 )
+from model.oobleck import OobleckConfig, empty_oobleck
+from model.parity.report import FP32_LIMIT, relative_error
 from model.tiny_autoencoders import tiny_oobleck
-from tests.compare import FP32_LIMIT, relative_error
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +46,9 @@ def test_rates_belong_together():
     assert MODEL_SAMPLE_RATE_HZ * 441 == OUTPUT_SAMPLE_RATE_HZ * 512
 
 
-def test_waveform_equals_oobleck_io_recording(vae, recorded):
-    decoder = AudioDecoder(vae.decoder)
-    latent_1AC = recorded["latent"].transpose(1, 2)
-    assert relative_error(decoder.decode_at_model_rate(latent_1AC), recorded["waveform_51200hz"][0]) < FP32_LIMIT
-    assert relative_error(decoder.decode(latent_1AC), recorded["waveform_44100hz"].T) < FP32_LIMIT
-
-
 def test_resampling_alone_equals_oobleck_io_recording(recorded):
     resampled = resample_fourier(recorded["waveform_51200hz"][0], 14112)
     assert relative_error(resampled, recorded["waveform_44100hz"].T) < FP32_LIMIT
-
-
-def test_mean_and_scale_equal_oobleck_io_recording(vae, recorded):
-    encoded = AudioEncoder(vae.encoder).encode_mean_and_scale(recorded["enc_input"][0])
-    assert relative_error(encoded, recorded["enc_mean_and_scale"]) < FP32_LIMIT
 
 
 def test_drawn_latent_follows_oobleck_io_mean_and_scale(vae, recorded):
@@ -75,15 +60,7 @@ def test_drawn_latent_follows_oobleck_io_mean_and_scale(vae, recorded):
     assert relative_error(latent, expected.transpose(1, 2)) < FP32_LIMIT
 
 
-def test_names_equal_those_of_oobleck_weights(golden, weights):
-    vae = build_audio_vae(golden("oobleck_config.json"))
-    names = vae.state_dict()
-    assert len(names) == 365
-    assert {oobleck_original_name(name, 5) for name in names} == weights.keys()
-    assert all(tensor.is_meta for tensor in names.values())
-
-
-def test_nested_config_prefix_and_foreign_tensors_give_the_same_weights(golden, weights, vae, recorded):
+def test_nested_config_prefix_and_foreign_tensors_give_the_same_weights(golden, weights, vae):
     bare = golden("oobleck_config.json")
     nested = {"model_type": "diffusion_cond", "model": {"pretransform": {"config": bare["model"]}, "diffusion": {}}}
     file = {CHECKPOINT_PREFIX + name: tensor for name, tensor in weights.items()} | {"model.model.x": torch.ones(3)}
@@ -93,7 +70,7 @@ def test_nested_config_prefix_and_foreign_tensors_give_the_same_weights(golden, 
 
 
 def test_converted_names_are_accepted(golden, weights):
-    empty = build_audio_vae(golden("oobleck_config.json"))
+    empty = empty_oobleck(OobleckConfig.from_json(golden("oobleck_config.json")))
     converted = convert_oobleck_state_dict(weights, empty)
     again = convert_oobleck_state_dict(converted, empty)
     assert again.keys() == converted.keys() == empty.state_dict().keys()
@@ -101,18 +78,8 @@ def test_converted_names_are_accepted(golden, weights):
     assert converted["decoder.snake1.alpha"].shape == (1, 4, 1)
 
 
-def test_release_size_needs_no_other_last_convolution(golden):
-    config = golden("oobleck_config.json")
-    for half in ("encoder", "decoder"):
-        config["model"][half]["config"]["channels"] = 128
-    shapes = {name: tuple(tensor.shape) for name, tensor in build_audio_vae(config).state_dict().items()}
-    assert len(shapes) == 365
-    assert shapes["encoder.conv2.weight_v"] == (128, 2048, 3)
-    assert shapes["decoder.conv1.weight_v"] == (2048, 64, 7)
-
-
 def test_wrong_checkpoints_are_named(golden, weights):
-    empty = build_audio_vae(golden("oobleck_config.json"))
+    empty = empty_oobleck(OobleckConfig.from_json(golden("oobleck_config.json")))
     without = {name: tensor for name, tensor in weights.items() if name != "decoder.layers.6.beta"}
     with pytest.raises(ValueError, match=r"lacks 1 tensors, first: \['decoder.layers.6.beta'\].*0 unknown"):
         convert_oobleck_state_dict(without, empty)
@@ -120,29 +87,6 @@ def test_wrong_checkpoints_are_named(golden, weights):
         convert_oobleck_state_dict(weights | {"decoder.layers.9.bias": torch.ones(1)}, empty)
     with pytest.raises(ValueError, match=r"encoder.layers.0.bias must have the shape \(4,\), got \(5,\)"):
         convert_oobleck_state_dict(weights | {"encoder.layers.0.bias": torch.ones(5)}, empty)
-
-
-@pytest.mark.parametrize(
-    ("half", "change", "message"),
-    [
-        ("decoder", {"final_tanh": True}, "decoder.final_tanh of the audio autoencoder must be False, got True"),
-        ("encoder", {"use_snake": False}, "encoder.use_snake .* must be True"),
-        ("decoder", {"strides": [2, 4, 4, 8, 4]}, r"encoder.strides .* must be \[2, 4, 4, 8, 4\], got"),
-        ("decoder", {"latent_dim": 32}, "decoder.latent_dim .* must be 64, got 32"),
-    ],
-)
-def test_config_names_what_is_wrong(golden, half, change, message):
-    config = golden("oobleck_config.json")
-    config["model"][half]["config"] |= change
-    with pytest.raises(ValueError, match=message):
-        build_audio_vae(config)
-
-
-def test_config_names_a_missing_key(golden):
-    config = golden("oobleck_config.json")
-    del config["model"]["encoder"]["config"]["latent_dim"]
-    with pytest.raises(ValueError, match="lacks the key 'latent_dim'"):
-        build_audio_vae(config)
 
 
 @pytest.mark.parametrize("num_samples", [2048, 4095, 4096, 10_001])

@@ -1,0 +1,205 @@
+"""What a comparison with a recording is, and when it passes.
+
+Relative error: norm of the difference over the norm of the recording, in float64 on the CPU. Source of the limits: the
+conditions under which the recordings were made; a limit is never widened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+EXACT = 0.0
+FP32_LIMIT = 1e-4
+BF16_FLOOR = 2e-2
+BF16_FACTOR = 1.5
+
+PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def relative_error(ours: Tensor, recorded: Tensor) -> float:
+    """Norm of the difference over the norm of what was recorded; where that is zero, 0 if equal and infinite if not.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if ours.shape != recorded.shape:
+        raise ValueError(f"shape {tuple(ours.shape)} instead of the recorded {tuple(recorded.shape)}")
+    a, b = ours.detach().cpu().double(), recorded.detach().cpu().double()
+    difference, norm = (a - b).norm().item(), b.norm().item()
+    if norm == 0:
+        return 0.0 if difference == 0 else (difference if math.isnan(difference) else math.inf)
+    return difference / norm
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One tensor of ours beside the recorded one.
+
+    Attributes:
+        ours: any dtype and device.
+        recorded: of the same shape; whole numbers must be equal.
+        recorded_bf16: what the original's own bf16 run gave, where that was recorded.
+        unjudged_bf16: what our bf16 run gave where the original has no recorded one to judge it by.
+    """
+
+    ours: Tensor
+    recorded: Tensor
+    recorded_bf16: Tensor | None = None
+    unjudged_bf16: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors that are reported in one line.
+
+    Attributes:
+        name: where they belong, e.g. `transformer.base.rotary`.
+        pairs: computes them; may raise.
+        is_bf16: ours were computed in bfloat16, as the original computes them.
+    """
+
+    name: str
+    pairs: Callable[[], Iterable[Pair]]
+    is_bf16: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of the report.
+
+    Attributes:
+        name: the group's.
+        error: what was judged; NaN where there is none.
+        limit: the largest error that passes.
+        num_tensors: how many were compared.
+        note: more to know; where nothing could be compared, why.
+    """
+
+    name: str
+    error: float
+    limit: float
+    num_tensors: int
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within its limit; NaN never is."""
+        return self.error <= self.limit
+
+    def __str__(self) -> str:
+        line = f"{'PASS' if self.passed else 'FAIL'}  {self.name:<40} "
+        if self.num_tensors == 0:
+            return line + self.note
+        limit = f"limit {self.limit:.1e}" if self.limit else "exact        "
+        line += f"{self.error:.2e}  {limit}  {self.num_tensors} tensor{'s' if self.num_tensors != 1 else ''}"
+        return f"{line}  {self.note}".rstrip()
+
+
+def compare(group: Group) -> Result:
+    """Compute and judge one group; whatever goes wrong inside becomes a failed result.
+
+    Float32 results are judged tensor by tensor and the worst is reported. bfloat16 results are judged as one: what
+    rounding does to a tensor of a single token is chance, what it does to a group is not.
+    """
+    try:
+        pairs = list(group.pairs())
+        if not pairs:
+            raise ValueError("the recording holds no tensor of this group")
+        error, limit = _judge_together(pairs) if group.is_bf16 else max(map(_judge, pairs), key=_excess)
+        unjudged = [relative_error(p.unjudged_bf16, p.recorded) for p in pairs if p.unjudged_bf16 is not None]
+    except Exception as reason:  # a broken recording or a broken model fails its own group, not the others
+        return failure(group.name, reason)
+    if any(math.isnan(bf16_error) for bf16_error in unjudged):
+        error = math.nan
+    note = f"(bf16 run, not recorded: {max(unjudged):.2e})" if unjudged else ""
+    return Result(group.name, error, limit, len(pairs), note)
+
+
+def failure(name: str, error: Exception) -> Result:
+    """The result of a group that could not be computed."""
+    reason = " ".join(str(error).split()) or "no message"
+    return Result(name, math.nan, EXACT, 0, f"{type(error).__name__}: {reason[:300]}")
+
+
+def _judge(pair: Pair) -> tuple[float, float]:
+    """Error and limit of one float32 or whole-number tensor."""
+    limit = FP32_LIMIT if pair.recorded.dtype.is_floating_point else EXACT
+    return relative_error(pair.ours, pair.recorded), limit
+
+
+def _judge_together(pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Error and limit of a bfloat16 group: at most 1.5 times as far from fp32 as the original's own bf16 run."""
+    for pair in pairs:
+        relative_error(pair.ours, pair.recorded)  # names a shape that differs
+    recorded = _flat(pair.recorded for pair in pairs)
+    theirs = [pair.recorded_bf16 for pair in pairs if pair.recorded_bf16 is not None]
+    limit = BF16_FLOOR
+    if len(theirs) == len(pairs):
+        limit = max(BF16_FACTOR * relative_error(_flat(theirs), recorded), BF16_FLOOR)
+    return relative_error(_flat(pair.ours for pair in pairs), recorded), limit
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().cpu().double().flatten() for tensor in tensors])
+
+
+def _excess(judged: tuple[float, float]) -> float:
+    error, limit = judged
+    if math.isnan(error):
+        return math.inf
+    return error / limit if limit else (math.inf if error else 0.0)
+
+
+class GoldenSet:
+    """A folder of recordings, and how it is to be compared.
+
+    Args:
+        folder: holds the files; any of them may be absent.
+        device: where everything is computed.
+        precision: `fp32` or `bf16`, of what the original runs in bfloat16.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, precision: str):
+        self.folder, self.device, self.precision = folder, device, precision
+        self.dtype = PRECISIONS[precision]
+        # One copy of each file; on the instance, so that it goes when the comparisons are done.
+        self.tensors: Callable[[str], Mapping[str, Tensor]] = cache(self._load)
+
+    @cached_property
+    def files(self) -> frozenset[str]:
+        """Names of the files there are."""
+        return frozenset(path.name for path in self.folder.iterdir() if path.is_file())
+
+    def config(self, name: str) -> dict[str, Any]:
+        """Read a JSON file."""
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def _load(self, name: str) -> Mapping[str, Tensor]:
+        """Read a safetensors file onto the device."""
+        return load_file(self.folder / name, device=str(self.device))
+
+    @property
+    def is_bf16(self) -> bool:
+        """Whether the precision is bf16."""
+        return self.precision == "bf16"
+
+    def bf16_recording(self, stem: str) -> Mapping[str, Tensor]:
+        """`<stem>_bf16.safetensors`, empty where the precision is not bf16 or the file is absent."""
+        name = f"{stem}_bf16.safetensors"
+        return self.tensors(name) if self.is_bf16 and name in self.files else {}
+
+
+def prefixes(tensors: Mapping[str, Tensor], *suffixes: str) -> list[str]:
+    """What stands before `.<suffix>` in the names that end so, sorted by length, then by name."""
+    found = {name.removesuffix(f".{end}") for name in tensors for end in suffixes if name.endswith(f".{end}")}
+    return sorted(found, key=lambda name: (len(name), name))
