@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from io import BufferedIOBase
 from pathlib import Path
 
-from actors.storage import local_copy
-from model.checkpoint import Checkpoint, component_parts
+from actors.storage import join, list_sizes, local_copy, local_path, open_binary
+from model.checkpoint import Checkpoint
+from model.checkpoint_files import CheckpointFiles, LocalFiles
+from model.layout import find_layout
+
+
+class StoredFiles:
+    """A checkpoint in an object store, to look at without copying it.
+
+    Args:
+        url: its folder.
+
+    Raises:
+        StorageError: there is nothing under this URL, or it is forbidden or out of reach.
+    """
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """Sizes in bytes by relative path, listed once."""
+        return {name: size for name, (size, _) in list_sizes(self.url).items()}
+
+    def open(self, name: str) -> BufferedIOBase:
+        """Open one file for reading; only what is read is fetched, and a little more."""
+        return open_binary(join(self.url, name))
+
+
+def open_checkpoint(url: str) -> CheckpointFiles:
+    """Files of a checkpoint, wherever they lie.
+
+    Raises:
+        StorageError: the store refuses or is out of reach.
+        CheckpointError: a local path is no folder.
+    """
+    path = local_path(url)
+    return StoredFiles(url) if path is None else LocalFiles(path)
 
 
 @dataclass(frozen=True)
@@ -22,6 +61,19 @@ class CheckpointSource:
     cache_dir: str
 
     def fetch(self, *components: str) -> Checkpoint:
-        """Make the named components local and return the checkpoint; other components may be absent."""
-        parts = [part for name in components for part in component_parts(name)]
-        return Checkpoint(local_copy(self.url, Path(self.cache_dir).expanduser(), parts))
+        """Make the files of the named components local; other components may be absent.
+
+        Args:
+            components: names of components, or `video_decoder` for the one that makes pixels in this checkpoint.
+
+        Raises:
+            CheckpointError: a component is absent or incomplete.
+            StorageError: the store refuses or is out of reach.
+        """
+        files = open_checkpoint(self.url)
+        layout = find_layout(files)
+        if isinstance(files, LocalFiles):
+            return Checkpoint(files.folder, layout)
+        chosen = [layout.video_decoder if name == "video_decoder" else name for name in components]
+        names = [name for component in chosen for name in layout.files(component).all]
+        return Checkpoint(local_copy(self.url, Path(self.cache_dir).expanduser(), names), layout)

@@ -60,7 +60,7 @@ class Conditioning(Stage):
         reads_audio: bool = True,
     ):
         super().__init__(compute)
-        components = ["text_encoder"] + ["image_vae"] * reads_images + ["audio_vae"] * reads_audio
+        components = ["text_encoder"] + ["wan_vae"] * reads_images + ["audio_vae"] * reads_audio
         checkpoint = source.fetch(*components)
         self.texts = TextCache(checkpoint.text_encoder(compute.dtype, self.device))
         self.negative_prompt = negative_prompt

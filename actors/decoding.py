@@ -1,4 +1,4 @@
-"""Fourth pool: Turbo VAE and audio decoder make pixels and sound, and stream them into an MP4."""
+"""Fourth pool: video and audio decoder make pixels and sound, and stream them into an MP4."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Decoding(Stage):
     def __init__(self, compute: Compute, source: CheckpointSource, encoding: VideoEncoding):
         super().__init__(compute)
         self.encoding = encoding
-        checkpoint = source.fetch("turbo_vae", "audio_vae")
-        self.turbo_vae = checkpoint.turbo_vae(compute.dtype, self.device)
+        checkpoint = source.fetch("video_decoder", "audio_vae")
+        self.video_decoder = checkpoint.video_decoder(compute.dtype, self.device)
         self.audio_decoder = checkpoint.audio_decoder(self.device)
 
     def process(self, work: Work) -> None:
@@ -58,7 +58,7 @@ class Decoding(Stage):
             return self.audio_decoder.decode(audio_1AC.to(self.device)).cpu().numpy()
 
     def _decode_video(self, video_1CTHW: Tensor) -> Iterator[np.ndarray]:
-        chunks = self.turbo_vae.decode_chunks(video_1CTHW.to(self.device, self.compute.dtype))
+        chunks = self.video_decoder.decode_chunks(video_1CTHW.to(self.device, self.compute.dtype))
         while True:
             # The lock covers the network alone: while one clip is being encoded, another one's pixels are decoded.
             with self.lock, torch.inference_mode():

@@ -11,7 +11,9 @@ import os
 import posixpath
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,10 @@ from fsspec.implementations.local import LocalFileSystem
 logger = logging.getLogger(__name__)
 
 PARTIAL_SUFFIX = ".partial"
+
+PIECE_BYTES = 16 * 2**20
+PIECES_AT_ONCE = 8
+"""How large files are fetched: one connection rarely fills a data centre's network."""
 
 
 class StorageError(OSError):
@@ -42,29 +48,22 @@ def read_bytes(url: str) -> bytes:
         return fs.cat_file(path, max_concurrency=1) if "s3" in fs.protocol else fs.cat_file(path)
 
 
-def read_range(url: str, start: int, end: int) -> bytes:
-    """Bytes `start` (included) to `end` (excluded) of one file; fewer where the file ends earlier.
+def open_binary(url: str) -> BufferedIOBase:
+    """Open one file for reading here and there in it; what is read is fetched in blocks of 1 MiB.
 
     Raises:
-        ValueError: `start` is negative or not below `end`.
-        StorageError: the file is missing, forbidden or out of reach, or `start` lies behind its end (object stores).
+        StorageError: the file is missing, forbidden or out of reach.
     """
-    if not 0 <= start < end:
-        raise ValueError(f"range [{start}, {end}) of {url} is not allowed: 0 <= start < end")
     with _naming_the_url("read", url):
         fs, path = _open_filesystem(url)
-        return fs.cat_file(path, start=start, end=end)
+        return fs.open(path, "rb", block_size=2**20)
 
 
-def exists(url: str) -> bool:
-    """Whether there is a file or a folder under this URL (an S3 folder exists while it holds something).
-
-    Raises:
-        StorageError: the store refuses to tell or is out of reach.
-    """
-    with _naming_the_url("look up", url):
+def local_path(url: str) -> Path | None:
+    """Where a URL lies on this machine's disks, or None for one in a store; nothing is looked up."""
+    with _naming_the_url("read", url):
         fs, path = _open_filesystem(url)
-        return fs.exists(path)
+    return Path(path) if isinstance(fs, LocalFileSystem) else None
 
 
 def join(base_url: str, *parts: str) -> str:
@@ -187,7 +186,8 @@ def local_copy(url: str, cache_dir: str | Path, parts: Sequence[str] | None = No
     """A path on this machine for a file or folder; a remote one is downloaded once per node into `cache_dir`.
 
     Files come one by one through a temporary name and those already here with the same size and etag are not fetched
-    again, so a killed download goes on where it stopped. Processes of one node wait for each other on a lock file.
+    again, so a killed download goes on where it stopped, within a file too. Processes of one node wait for each other
+    on a lock file.
 
     Args:
         url: file or folder; a local one is returned as it is.
@@ -232,16 +232,32 @@ def _download(fs: Any, path: str, slot: Path, parts: Sequence[str] | None) -> Pa
             continue
         logger.info("fetching %s/%s (%d bytes)", path, relative, size_bytes)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + PARTIAL_SUFFIX)
+        version = hashlib.sha256(f"{size_bytes} {etag}".encode()).hexdigest()[:8]
+        partial = target.with_name(f"{target.name}.{version}{PARTIAL_SUFFIX}")
         source = posixpath.join(path, relative).rstrip("/")
-        fs.get_file(source, str(partial))
-        # Large objects come in pieces, side by side; a writer in between would leave a mixture of the right size.
+        if etag is None:
+            partial.unlink(missing_ok=True)  # nothing tells whether what an earlier process left is of this version
+        _fetch_file(fs, source, partial, size_bytes)
+        # Objects come in pieces; a writer in between would leave a mixture of the right size.
         if partial.stat().st_size != size_bytes or _find_files(fs, source) != {"": (size_bytes, etag)}:
             raise OSError(f"{relative} changed in the store while it was fetched, or came incomplete")
         os.replace(partial, target)
         fetched[relative] = [size_bytes, etag]
         _write_local(record_file, json.dumps(fetched).encode())
     return root
+
+
+def _fetch_file(fs: Any, source: str, partial: Path, size_bytes: int) -> None:
+    """Bring a file piece by piece, several at once, after those that are there already."""
+    done_bytes = partial.stat().st_size if partial.exists() else 0
+    starts = range(done_bytes, size_bytes, PIECE_BYTES)
+    with partial.open("ab") as file, ThreadPoolExecutor(PIECES_AT_ONCE) as pool:
+        for first in range(0, len(starts), PIECES_AT_ONCE):  # no more than these are ever held in memory
+            turn = starts[first : first + PIECES_AT_ONCE]
+            ends = [min(start + PIECE_BYTES, size_bytes) for start in turn]
+            for piece in pool.map(lambda start, end: fs.cat_file(source, start=start, end=end), turn, ends):
+                file.write(piece)
+                file.flush()
 
 
 def _is_below(name: str, parts: Sequence[str] | None) -> bool:

@@ -25,8 +25,6 @@ _MIN_SHARED_TOKENS = 4
 
 _ATTENTION = "within_prompts"
 _ENCODER_PREFIXES = ("model.encoder.", "encoder.")
-_BARE_ARCHITECTURES = ("T5GemmaEncoderModel", "T5GemmaModel")
-"""They save the encoder as `encoder.*`; the others hold one of these as their `model`."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
@@ -36,20 +34,18 @@ def is_encoder_tensor(name: str) -> bool:
 
 
 def expected_encoder_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name, as in the file, to shape of every tensor of the encoder; allocates no weights.
+    """Name, `encoder.*`, to shape of every tensor of the encoder; allocates no weights.
+
+    In the file of a whole T5Gemma each name has `model.` before it, in that of an encoder saved alone it has not.
 
     Args:
-        config: a parsed `config.json`, of a whole T5Gemma (names `model.encoder.*`, or `encoder.*` without a head) or
-            of an encoder saved alone (`encoder.*`).
+        config: a parsed `config.json`, of either.
 
     Raises:
         ValueError: it is not a T5Gemma's, or holds a value that transformers refuses.
     """
     model = _build_empty(_parse_config(config))
-    architectures = config.get("architectures")
-    is_bare = architectures[0] in _BARE_ARCHITECTURES if architectures else config.get("is_encoder_decoder") is False
-    prefix = "" if is_bare else "model."
-    return {prefix + name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def load_text_encoder(
@@ -63,8 +59,8 @@ def load_text_encoder(
 
     Args:
         config: a parsed `config.json`.
-        tensors: exactly those of `expected_encoder_tensors`. One that has the dtype and lies on the device already is
-            taken as it is, not copied.
+        tensors: exactly those of `expected_encoder_tensors`, with or without `model.` before the name. One that has the
+            dtype and lies on the device already is taken as it is, not copied.
         tokenizer_folder: holds `tokenizer.json` or `tokenizer.model` and, as a rule, `tokenizer_config.json`.
         dtype: dtype of all weights (the release: bfloat16).
         device: where it runs.

@@ -16,19 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5GemmaConfig, T5GemmaForConditionalGeneration, T5GemmaModuleConfig
 from transformers.utils import logging as transformers_logging
 
-from model.checkpoint import (
-    AUDIO_VAE_CONFIG,
-    COMPONENT_FOLDERS,
-    IMAGE_VAE_WEIGHTS,
-    SAFETENSORS,
-    SAFETENSORS_INDEX,
-    TURBO_VAE_CONFIG,
-    TURBO_VAE_WEIGHTS,
-)
 from model.tiny_autoencoders import tiny_oobleck, tiny_turbo_vae, tiny_wan_vae_state_dict
 from model.transformer import Transformer
 from model.variants import VARIANTS, tiny_config
 
+_TRANSFORMER_FOLDERS = {"base": "base", "distill": "distill", "sr_540p": "540p_sr", "sr_1080p": "1080p_sr"}
 _SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")
 _LOCAL_ATTENTION_RADIUS = 2
 """Small, so that local windows matter in clips of a second."""
@@ -42,13 +34,10 @@ def write_tiny_checkpoint(folder: str | Path, seed: int = 0) -> None:
         seed: of the random weights.
     """
     root = Path(folder)
-    for number, component in enumerate(COMPONENT_FOLDERS):
-        target = root / COMPONENT_FOLDERS[component]
-        target.mkdir(parents=True, exist_ok=True)
+    for number, variant in enumerate(VARIANTS):
         generator = torch.Generator().manual_seed(seed * 1000 + number)
-        if component in VARIANTS:
-            _write_transformer(target, component, generator)
-    _write_text_encoder(root / COMPONENT_FOLDERS["text_encoder"], seed)
+        _write_transformer(_made(root / _TRANSFORMER_FOLDERS[variant]), variant, generator)
+    _write_text_encoder(_made(root / "t5gemma-9b-9b-ul2"), seed)
     _write_autoencoders(root, torch.Generator().manual_seed(seed))
 
 
@@ -58,7 +47,7 @@ def _write_transformer(folder: Path, variant: str, generator: torch.Generator) -
     if variant == "base":
         _save_sharded(folder, tensors, num_shards=2)
     else:
-        save_file(tensors, folder / SAFETENSORS)
+        save_file(tensors, folder / "model.safetensors")
     if variant == "sr_1080p":
         _write_json(folder / "config.json", {"local_attention_radius": _LOCAL_ATTENTION_RADIUS})
 
@@ -81,7 +70,9 @@ def _save_sharded(folder: Path, tensors: dict[str, Tensor], num_shards: int) -> 
         save_file({name: tensors[name] for name in chosen}, folder / file_name)
         weight_map |= dict.fromkeys(chosen, file_name)
     total_size = sum(tensor.nbytes for tensor in tensors.values())
-    _write_json(folder / SAFETENSORS_INDEX, {"metadata": {"total_size": total_size}, "weight_map": weight_map})
+    _write_json(
+        folder / "model.safetensors.index.json", {"metadata": {"total_size": total_size}, "weight_map": weight_map}
+    )
 
 
 def _write_text_encoder(folder: Path, seed: int) -> None:
@@ -121,14 +112,19 @@ def _write_text_encoder(folder: Path, seed: int) -> None:
 
 def _write_autoencoders(root: Path, generator: torch.Generator) -> None:
     config, checkpoint = tiny_turbo_vae(generator)
-    folder = root / COMPONENT_FOLDERS["turbo_vae"]
-    _write_json(folder / TURBO_VAE_CONFIG, config)
-    torch.save(checkpoint, folder / TURBO_VAE_WEIGHTS)
-    torch.save(tiny_wan_vae_state_dict(generator), root / COMPONENT_FOLDERS["image_vae"] / IMAGE_VAE_WEIGHTS)
+    folder = _made(root / "turbo_vae")
+    _write_json(folder / "TurboV3-Wan22-TinyShallow_7_7.json", config)
+    torch.save(checkpoint, folder / "checkpoint-340000.ckpt")
+    torch.save(tiny_wan_vae_state_dict(generator), _made(root / "Wan2.2-TI2V-5B") / "Wan2.2_VAE.pth")
     config, tensors = tiny_oobleck(generator)
-    folder = root / COMPONENT_FOLDERS["audio_vae"]
-    _write_json(folder / AUDIO_VAE_CONFIG, config)
-    save_file(tensors, folder / SAFETENSORS)
+    folder = _made(root / "stable-audio-open-1.0")
+    _write_json(folder / "model_config.json", config)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _write_json(path: Path, values: object) -> None:

@@ -33,7 +33,7 @@ class TransformerConfig:
     Attributes:
         num_layers: depth.
         hidden_size: D, a multiple of `head_dim`.
-        head_dim: K, a multiple of 8.
+        head_dim: K, even and at least 8; 6 of every whole 8 dims are rotated.
         num_kv_heads: G.
         video_channels: numbers per video token (48 latent channels x 2 x 2 patch).
         audio_channels: numbers per audio token.
@@ -61,8 +61,8 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % self.head_dim:
             raise ValueError(f"hidden_size must be a multiple of head_dim {self.head_dim}, got {self.hidden_size}")
-        if self.head_dim % 8:
-            raise ValueError(f"head_dim must be a multiple of 8, got {self.head_dim}")
+        if self.head_dim < 8 or self.head_dim % 2:
+            raise ValueError(f"head_dim must be even and at least 8, got {self.head_dim}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads must divide the {self.num_heads} query heads, got {self.num_kv_heads}")
         if not isinstance(self.local_attention_radius, int) or self.local_attention_radius < 0:
@@ -141,7 +141,8 @@ class RotaryEmbedding(nn.Module):
     def __init__(self, head_dim: int):
         super().__init__()
         num_bands = head_dim // 8
-        self.register_buffer("bands", 1.0 / ROTARY_BASE ** (torch.arange(num_bands).float() / num_bands))
+        # From plain numbers: arithmetic on the meta device imports PyTorch's compiler, a second of every actor's start.
+        self.register_buffer("bands", torch.tensor([ROTARY_BASE ** (-band / num_bands) for band in range(num_bands)]))
 
     def forward(self, coordinates_N9: Tensor) -> Tensor:
         """Return (N, 6 B) float32: 3 B sines, then 3 B cosines."""

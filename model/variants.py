@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from model.packing import PositionStyle
@@ -24,7 +27,15 @@ _TINY = TransformerConfig(
     gelu_layers=(0, 1),
 )
 
-_OVERRIDABLE = ("local_attention_layers", "local_attention_radius")
+_LAYER_NAME = re.compile(r"block\.layers\.(\d+)\.")
+_HIDDEN_VECTORS = (
+    "adapter.video_embedder.bias",
+    "adapter.audio_embedder.bias",
+    "adapter.text_embedder.bias",
+    "final_norm_video.weight",
+    "final_norm_audio.weight",
+)
+"""Tensors whose length is the hidden size."""
 
 
 def _as_variant(config: TransformerConfig, variant: str) -> TransformerConfig:
@@ -56,54 +67,101 @@ def config_from_shapes(
 ) -> TransformerConfig:
     """Derive what a checkpoint is from its tensors' shapes.
 
+    A single tensor that is missing, transposed or of a wrong length does not change the answer wherever others tell the
+    same, so that comparing names and shapes with the answer points at that tensor.
+
     Args:
         shapes: tensor name to shape.
         variant: the role it is loaded for, which decides positions and windows.
-        overrides: the checkpoint's own `config.json`; `local_attention_layers` (a list) and `local_attention_radius`
-            are taken from it, whatever else it says is told by the tensors.
+        overrides: the checkpoint's own `config.json`; `local_attention_layers` (a list; `local_attn_layers` where that
+            is no empty one) and `local_attention_radius` are taken from it, the tensors tell everything else.
 
     Raises:
-        ValueError: if a tensor that tells a size is missing, or an override has a value that is not allowed.
+        ValueError: if these are not the tensors of such a Transformer, or an override has a value that is not allowed.
     """
-
-    def shape(name: str) -> Sequence[int]:
-        if name not in shapes:
-            raise ValueError(f"tensor {name} is missing: this is no daVinci-MagiHuman Transformer")
-        return shapes[name]
-
-    num_layers = 0
-    while f"block.layers.{num_layers}.attention.pre_norm.weight" in shapes:
-        num_layers += 1
-    if num_layers == 0:
-        shape("block.layers.0.attention.pre_norm.weight")
-    hidden, video = shape("adapter.video_embedder.weight")
-    head_dim = shape("adapter.rope.bands")[0] * 8
-    layers = range(num_layers)
-
-    def num_experts(layer: int) -> int:
-        return shape(f"block.layers.{layer}.attention.pre_norm.weight")[0] // hidden
-
-    def is_gelu(layer: int) -> bool:
-        up = shape(f"block.layers.{layer}.mlp.up_gate_proj.weight")[0] // num_experts(layer)
-        return up == shape(f"block.layers.{layer}.mlp.down_proj.weight")[1]
-
-    num_heads = shape("block.layers.0.attention.linear_proj.weight")[1] // head_dim
-    projected = shape("block.layers.0.attention.linear_qkv.weight")[0] // num_experts(0)
+    sizes = _Sizes(shapes)
+    layers, release = range(sizes.num_layers), TransformerConfig()
     config = TransformerConfig(
-        num_layers=num_layers,
-        hidden_size=hidden,
-        head_dim=head_dim,
-        num_kv_heads=(projected - num_heads * (head_dim + 1)) // (2 * head_dim),
-        video_channels=video,
-        audio_channels=shape("adapter.audio_embedder.weight")[1],
-        text_channels=shape("adapter.text_embedder.weight")[1],
-        expert_layers=tuple(layer for layer in layers if num_experts(layer) == NUM_MODALITIES),
-        gelu_layers=tuple(layer for layer in layers if is_gelu(layer)),
+        num_layers=sizes.num_layers,
+        hidden_size=sizes.hidden,
+        head_dim=sizes.head_dim,
+        num_kv_heads=sizes.num_kv_heads(),
+        video_channels=sizes.channels(release.video_channels, "final_linear_video", "adapter.video_embedder"),
+        audio_channels=sizes.channels(release.audio_channels, "final_linear_audio", "adapter.audio_embedder"),
+        text_channels=sizes.channels(release.text_channels, "adapter.text_embedder"),
+        expert_layers=tuple(layer for layer in layers if sizes.num_experts(layer) == NUM_MODALITIES),
+        gelu_layers=tuple(layer for layer in layers if sizes.is_gelu(layer)),
     )
-    config = _as_variant(config, variant)
-    known = {name: value for name, value in (overrides or {}).items() if name in _OVERRIDABLE}
-    if "local_attention_layers" in known:
-        if not isinstance(known["local_attention_layers"], list | tuple):
-            raise ValueError(f"local_attention_layers must be a list, got {known['local_attention_layers']!r}")
-        known["local_attention_layers"] = tuple(known["local_attention_layers"])
-    return replace(config, **known)
+    return replace(_as_variant(config, variant), **_windows(overrides or {}))
+
+
+class _Sizes:
+    """What the number of elements of tensors tells; where several tell the same, the majority."""
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]]):
+        self.shapes = shapes
+        self.counts = {name: prod(shape) for name, shape in shapes.items()}
+        layers = [int(match[1]) for name in shapes if (match := _LAYER_NAME.match(name))]
+        self.num_layers = max(layers, default=-1) + 1
+        self.hidden = _most_common([self.counts[name] for name in _HIDDEN_VECTORS if name in self.counts])
+        head_norms = [(layer, f"attention.{name}_norm") for layer in range(self.num_layers) for name in "qk"]
+        self.head_dim = _most_common(
+            [self.layer_count(*norm) // (self.num_experts(norm[0]) or 1) for norm in head_norms]
+        )
+        if not (self.hidden and self.head_dim):
+            missing = f"{_HIDDEN_VECTORS[0]} or block.layers.0.attention.q_norm.weight"
+            raise ValueError(f"{missing} is missing: this is no daVinci-MagiHuman Transformer")
+
+    def channels(self, usual: int, *modules: str) -> int:
+        """The other side of those of these modules' weights that have a side of the hidden size.
+
+        Where they disagree one is spoilt: then `usual`, the release's number, counts if one of them says so.
+        """
+        found = []
+        for module in modules:
+            shape = list(self.shapes.get(f"{module}.weight", ()))
+            if self.hidden in shape:
+                shape.remove(self.hidden)
+                found.append(prod(shape))
+        return found[0] if found and usual not in found else usual
+
+    def layer_count(self, layer: int, module: str) -> int:
+        return self.counts.get(f"block.layers.{layer}.{module}.weight", 0)
+
+    def num_experts(self, layer: int) -> int:
+        if not self.hidden:
+            return 0
+        return (self.layer_count(layer, "attention.pre_norm") or self.layer_count(layer, "mlp.pre_norm")) // self.hidden
+
+    def is_gelu(self, layer: int) -> bool:
+        """Whether one of the MLP's two weights has the size that only an ungated MLP's has."""
+        plain = self.num_experts(layer) * 4 * self.hidden**2
+        return plain in (self.layer_count(layer, "mlp.up_gate_proj"), self.layer_count(layer, "mlp.down_proj"))
+
+    def num_kv_heads(self) -> int:
+        """Rows of q, k, v and gate, less those of q and gate; 1 where that is no number of heads."""
+        layers = [layer for layer in range(self.num_layers) if self.num_experts(layer)]
+        counts = [self.layer_count(n, "attention.linear_qkv") // self.num_experts(n) for n in layers]
+        num_heads = self.hidden // self.head_dim
+        found = (_most_common(counts) // self.hidden - num_heads * (self.head_dim + 1)) // (2 * self.head_dim)
+        return found if found > 0 and num_heads % found == 0 else 1
+
+
+def _most_common(values: Sequence[int]) -> int:
+    """The most frequent of these numbers, 0 if there is none."""
+    return Counter(values).most_common(1)[0][0] if values else 0
+
+
+def _windows(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's own `config.json` says about local windows."""
+    known = {}
+    # The second name is the original's; converted checkpoints leave its list empty and mean that the role decides.
+    for name in ("local_attention_layers", "local_attn_layers"):
+        if name in values and (values[name] or name == "local_attention_layers"):
+            if not isinstance(values[name], list | tuple) or not all(type(layer) is int for layer in values[name]):
+                raise ValueError(f"{name} must be a list of whole numbers, got {values[name]!r}")
+            known["local_attention_layers"] = tuple(values[name])
+            break
+    if "local_attention_radius" in values:
+        known["local_attention_radius"] = values["local_attention_radius"]
+    return known

@@ -8,17 +8,15 @@ from dataclasses import asdict, dataclass
 
 from actors.fingerprint import LaneFingerprint, hash_facts
 from actors.request import ClipRequest
-from actors.storage import join, list_sizes, read_range
-from model.checkpoint import component_parts
+from model.checkpoint_files import CheckpointFiles
 from model.geometry import RESOLUTIONS
+from model.layout import Layout, find_layout
 from pipeline.settings import Settings
 
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 """Raised whenever a change of this code changes pixels or sound, so that old clips are not taken for new ones."""
 
 _SAMPLE_BYTES = 65_536
-_MODEL_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".json", ".model")
-"""Files that make a model; a README beside them may change."""
 
 
 @dataclass(frozen=True)
@@ -47,37 +45,30 @@ class Lane:
         middle = ("super_resolution",) if self.is_super_resolved else ()
         return ("conditioning", "base_generation", *middle, "decoding", "writing")
 
-    @property
-    def components(self) -> tuple[str, ...]:
-        """The checkpoint's components every clip needs; clips with a reference image need `image_vae` too."""
-        middle = (f"sr_{self.resolution}",) if self.is_super_resolved else ()
-        return (self.mode, *middle, "text_encoder", "turbo_vae", "audio_vae")
-
     def uses_negative_prompt(self, settings: Settings) -> bool:
         """Whether any of its models runs with guidance."""
         return self.mode == "base" or (self.is_super_resolved and settings.sampling.sr_guidance is not None)
 
 
-def component_fingerprint(checkpoint_url: str, component: str) -> str:
+def component_fingerprint(files: CheckpointFiles, layout: Layout, component: str) -> str:
     """Hash of a component's files: every name and size, and the first and last 64 KiB of each.
 
     Whole files would be exact and would mean reading 30 GB before the first clip; the samples hold each file's table
     of tensors and some of its weights.
 
     Raises:
-        StorageError: if the checkpoint lacks the component or cannot be read.
+        CheckpointError: if the checkpoint lacks the component.
+        StorageError: if it cannot be read.
     """
     digest = hashlib.sha256()
-    for part in component_parts(component):
-        url = join(checkpoint_url, part)
-        for name, (size, _) in sorted(list_sizes(url).items()):
-            if not name.endswith(_MODEL_SUFFIXES):
-                continue
-            file_url = url if url.endswith(f"/{name}") else join(url, name)
-            digest.update(f"{name}\0{size}\0".encode())
-            for start in (0, max(0, size - _SAMPLE_BYTES)):
-                if size:
-                    digest.update(read_range(file_url, start, min(size, start + _SAMPLE_BYTES)))
+    found = layout.files(component)
+    for name in found.all:
+        size = files.sizes[name]
+        digest.update(f"{name.removeprefix(found.folder)}\0{size}\0".encode())
+        with files.open(name) as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:32]
 
 
@@ -89,11 +80,13 @@ class LaneWork:
         lane: the lane.
         requests: its clips, in the manifest's order.
         fingerprint: of checkpoint and settings.
+        components: the checkpoint's components they are made with.
     """
 
     lane: Lane
     requests: tuple[ClipRequest, ...]
     fingerprint: LaneFingerprint
+    components: tuple[str, ...]
 
     @property
     def reads_images(self) -> bool:
@@ -106,17 +99,19 @@ class LaneWork:
         return any(request.audio is not None for request in self.requests)
 
 
-def split_into_lanes(requests: Sequence[ClipRequest], checkpoint_url: str, settings: Settings) -> list[LaneWork]:
+def split_into_lanes(requests: Sequence[ClipRequest], files: CheckpointFiles, settings: Settings) -> list[LaneWork]:
     """Group requests by lane, small clips first, each lane in the manifest's order.
 
     Raises:
-        StorageError: if the checkpoint lacks a component that a lane needs.
+        CheckpointError: if the checkpoint lacks a component that a lane needs.
+        StorageError: if it cannot be read.
     """
+    layout = find_layout(files)
     hashes: dict[str, str] = {}
 
     def component_hash(name: str) -> str:
         if name not in hashes:
-            hashes[name] = component_fingerprint(checkpoint_url, name)
+            hashes[name] = component_fingerprint(files, layout, name)
         return hashes[name]
 
     works = []
@@ -125,9 +120,10 @@ def split_into_lanes(requests: Sequence[ClipRequest], checkpoint_url: str, setti
         chosen = tuple(request for request in requests if request.resolution == resolution)
         if not chosen:
             continue
+        components = layout.components_for(lane.mode, resolution)
         facts = {
             "numerics": NUMERICS_VERSION,
-            "components": {name: component_hash(name) for name in lane.components},
+            "components": {name: component_hash(name) for name in components},
             "precision": settings.precision,
             "threads": settings.threads_per_actor,
             "base": asdict(settings.sampling.base(lane.mode)),
@@ -136,6 +132,8 @@ def split_into_lanes(requests: Sequence[ClipRequest], checkpoint_url: str, setti
             "encoding": asdict(settings.encoding.video_encoding()),
         }
         has_image = any(request.image is not None for request in chosen)
-        image_vae = component_hash("image_vae") if has_image else ""
-        works.append(LaneWork(lane, chosen, LaneFingerprint(hash_facts(facts), image_vae)))
+        image_vae = component_hash("wan_vae") if has_image else ""
+        if has_image:
+            components = tuple(dict.fromkeys((*components, "wan_vae")))
+        works.append(LaneWork(lane, chosen, LaneFingerprint(hash_facts(facts), image_vae), components))
     return works

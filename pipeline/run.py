@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,7 +16,7 @@ import ray
 from rich.console import Console
 
 from actors.base_generation import BaseGeneration
-from actors.checkpoint_source import CheckpointSource
+from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.conditioning import Conditioning
 from actors.decoding import Decoding
 from actors.row import ClipRow, Failure, unpack
@@ -23,6 +24,8 @@ from actors.stage import Stage
 from actors.storage import join
 from actors.super_resolution import SuperResolution
 from actors.writing import Writing
+from model.checkpoint_files import CheckpointError
+from model.inspection import check_components
 from pipeline.graph import run_lane
 from pipeline.lane import LaneWork, split_into_lanes
 from pipeline.ledger import DEAD_LETTER_NAME, Ledger
@@ -123,16 +126,33 @@ class Run:
     def find_work(self) -> list[LaneWork]:
         """Compare manifest and output; what is left to do, lane by lane.
 
-        A clip in the output that was made from something else becomes a dead letter, unless it may be overwritten.
+        A clip in the output that was made from something else becomes a dead letter, unless it may be overwritten. If
+        anything is left, the checkpoint's components for it are looked through, so that a fault shows before a GPU is
+        taken.
 
         Raises:
-            StorageError: if the checkpoint lacks a component, or the output cannot be read.
+            CheckpointError: if the checkpoint lacks a component or holds one that is not sound.
+            StorageError: if the checkpoint or the output cannot be read.
         """
-        requests = [row.request for row in self.rows.values() if row.request is not None]
-        works = split_into_lanes(requests, self.spec.checkpoint_url, self.spec.settings)
         self.result.records = self.ledger.read_records(self.ledger.committed_ids())
+        requests = [row.request for row in self.rows.values() if row.request is not None]
+        if not requests:
+            return []
+        with self._naming_the_checkpoint():
+            files = open_checkpoint(self.spec.checkpoint_url)
+            works = split_into_lanes(requests, files, self.spec.settings)
         left = [replace(work, requests=tuple(r for r in work.requests if self._is_todo(r.id, work))) for work in works]
-        return [work for work in left if work.requests]
+        left = [work for work in left if work.requests]
+        with self._naming_the_checkpoint():
+            check_components(files, tuple(dict.fromkeys(name for work in left for name in work.components)))
+        return left
+
+    @contextmanager
+    def _naming_the_checkpoint(self) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError as error:
+            raise CheckpointError(f"checkpoint {self.spec.checkpoint_url}: {error}") from error
 
     def _is_todo(self, clip_id: str, work: LaneWork) -> bool:
         row, record = self.rows[clip_id], self.result.records.get(clip_id)

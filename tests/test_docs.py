@@ -32,7 +32,16 @@ def test_every_setting_and_exit_status_is_documented():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/manifest.md", "docs/settings.md", "docs/cluster.md"]
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/manifest.md",
+        "docs/settings.md",
+        "docs/cluster.md",
+        "docs/parity.md",
+        "docs/checkpoints.md",
+    ],
 )
 def test_links_inside_the_project_lead_somewhere(page):
     path = ROOT / page

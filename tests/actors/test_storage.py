@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import stat
@@ -16,13 +17,13 @@ import s3fs
 
 from actors.storage import (
     StorageError,
-    exists,
     join,
     list_names,
     list_sizes,
     local_copy,
+    local_path,
+    open_binary,
     read_bytes,
-    read_range,
     resolve,
     write_atomically,
 )
@@ -30,7 +31,9 @@ from actors.storage import (
 ROOT = Path(__file__).parents[2]
 COPY_CODE = """
 import logging, sys
+import actors.storage
 from actors.storage import local_copy
+actors.storage.PIECE_BYTES = 2**20
 logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(message)s")
 logging.getLogger("actors.storage").setLevel(logging.INFO)
 print("ready at", local_copy(sys.argv[1], sys.argv[2]))
@@ -66,23 +69,22 @@ def start_copy(url: str, cache: Path) -> subprocess.Popen[str]:
 
 def test_written_bytes_are_read_back_whole_and_in_parts(folder):
     url = join(folder, "clips", "a b.bin")
-    assert not exists(url)
     data = bytes(range(256)) * 20
     write_atomically(url, data)
-    assert exists(url)
-    assert exists(join(folder, "clips"))
     assert read_bytes(url) == data
-    assert read_range(url, 0, 1) == data[:1]
-    assert read_range(url, 300, 1300) == data[300:1300]
-    assert read_range(url, 5000, 9999) == data[5000:]
+    with open_binary(url) as file:
+        assert file.read(10) == data[:10]
+        assert file.seek(-300, io.SEEK_END) == len(data) - 300
+        assert file.read() == data[-300:]
+        assert file.seek(1300) == 1300
+        assert file.read(4) == data[1300:1304]
     write_atomically(url, b"")
     assert read_bytes(url) == b""
 
 
-@pytest.mark.parametrize(("start", "end"), [(-1, 5), (5, 5), (6, 5)])
-def test_empty_ranges_are_refused(start, end):
-    with pytest.raises(ValueError, match=rf"range \[{start}, {end}\) of x"):
-        read_range("x", start, end)
+def test_only_files_on_this_machine_have_a_local_path(tmp_path, s3_bucket):
+    assert local_path(str(tmp_path)) == local_path(f"file://{tmp_path}") == tmp_path
+    assert local_path(s3_bucket) is None
 
 
 def test_names_are_those_directly_inside(folder):
@@ -124,10 +126,8 @@ def test_what_others_write_is_seen_at_once(s3_bucket):
     write_atomically(join(s3_bucket, "clips/a"), b"1")
     assert list_names(join(s3_bucket, "clips")) == ["a"]
     assert list_names(join(s3_bucket, "later")) == []
-    assert not exists(join(s3_bucket, "clips/b"))
     put(join(s3_bucket, "clips/b"), b"22")
     put(join(s3_bucket, "later/c"), b"1")
-    assert exists(join(s3_bucket, "clips/b"))
     assert list_names(join(s3_bucket, "clips")) == ["a", "b"]
     assert list_names(join(s3_bucket, "later")) == ["c"]
     assert list_sizes(join(s3_bucket, "clips"))["b"][0] == 2
@@ -202,7 +202,7 @@ def test_leftovers_of_a_killed_writer_are_not_listed(tmp_path):
 
 def test_missing_files_and_buckets_are_one_line_with_the_url(folder, s3_endpoint):
     url = join(folder, "gone.bin")
-    for action in (lambda: read_bytes(url), lambda: read_range(url, 0, 4)):
+    for action in (lambda: read_bytes(url), lambda: open_binary(url)):
         with pytest.raises(StorageError) as caught:
             action()
         assert str(caught.value).startswith(f"cannot read {url}: not found")
@@ -252,7 +252,6 @@ def test_a_refusal_is_one_line_with_the_url(s3_bucket, tmp_path, locked_s3):
         "read": lambda: read_bytes(url),
         "write": lambda: write_atomically(url, b"1"),
         "list": lambda: list_names(url),
-        "look up": lambda: exists(url),
     }
     for name, action in actions.items():
         with pytest.raises(StorageError, match=f"^cannot {name} {url}: access denied .*$"):
@@ -385,12 +384,27 @@ def test_a_killed_download_goes_on_where_it_stopped(s3_bucket, tmp_path):
     started: list[Path] = []
     while not started and child.poll() is None:
         time.sleep(0.002)
-        started = list(tmp_path.glob("*/m/b-large*"))
+        started = [path for path in tmp_path.glob("*/m/b-large*") if path.stat().st_size]
     child.send_signal(signal.SIGKILL)
     child.communicate()
     assert child.returncode == -signal.SIGKILL
     folder = started[0].parent
-    assert sorted(path.name for path in folder.iterdir()) == ["a-small", "b-large.partial"]
-    inode = (folder / "a-small").stat().st_ino
-    assert files_below(local_copy(url, tmp_path)) == data
+    small, partial = sorted(folder.iterdir())
+    assert small.name == "a-small"
+    assert partial.suffix == ".partial"
+    assert partial.stat().st_size < len(data["b-large"])
+    inode = small.stat().st_ino
+    with partial.open("r+b") as file:  # a mark in what was fetched, which stays if it is not fetched again
+        file.write(b"mark")
+    copy = files_below(local_copy(url, tmp_path))
+    assert copy == data | {"b-large": b"mark" + data["b-large"][4:]}
     assert (folder / "a-small").stat().st_ino == inode
+
+
+def test_what_was_fetched_of_another_version_is_not_continued(s3_bucket, tmp_path):
+    url = join(s3_bucket, "m")
+    write_atomically(join(url, "a"), b"x" * 1000)
+    folder = local_copy(url, tmp_path)
+    (folder / "a").unlink()
+    (folder / "a.01234567.partial").write_bytes(b"y" * 500)
+    assert (local_copy(url, tmp_path) / "a").read_bytes() == b"x" * 1000

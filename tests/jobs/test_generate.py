@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 
 from actors.media import probe
 from actors.storage import join, list_names, read_bytes, write_atomically
+from tests.checkpoint_layouts import LAYOUTS
 
 
 def row(clip_id, **fields):
@@ -269,7 +271,7 @@ def test_submitted_as_a_ray_job(manifest, cluster, tiny_checkpoint, tmp_path):
     [
         (["--set", "mode=fast"], "error: setting mode='fast'"),
         (["--settings", "absent.yaml"], "error: settings absent.yaml"),
-        (["--checkpoint", "/nowhere"], "error: cannot list /nowhere/distill: not found"),
+        (["--checkpoint", "/nowhere"], "error: checkpoint /nowhere: there is no such folder\n"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(generate, manifest, tmp_path, more, message):
@@ -284,3 +286,27 @@ def test_an_absent_manifest_is_wrong_usage(generate, tmp_path):
     status, _, errors = generate(tmp_path / "absent.jsonl", tmp_path / "out")
     assert status == 2
     assert "absent.jsonl" in errors
+
+
+def test_a_checkpoint_of_another_layout_makes_clips_too(generate, manifest, tiny_checkpoint, tmp_path):
+    LAYOUTS["one_folder"](Path(tiny_checkpoint), tmp_path / "model")
+    Image.effect_noise((64, 64), 60).convert("RGB").save(tmp_path / "face.png")
+    rows = [row("a", image="face.png"), row("b", resolution="1080p", aspect="1:1")]
+    status, _, _ = generate(manifest(rows), tmp_path / "out", "--checkpoint", str(tmp_path / "model"))
+    assert status == 0
+    for clip_id, size in (("a", (448, 256)), ("b", (1440, 1440))):
+        frames, _ = decoded((tmp_path / f"out/clips/{clip_id}.mp4").read_bytes())
+        assert frames.shape == (5, size[1], size[0], 3)
+        assert 20 < frames.std() < 100
+
+
+def test_a_fault_of_the_checkpoint_is_told_before_anything_starts(generate, manifest, tiny_checkpoint, tmp_path):
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    path = model / "540p_sr/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    for rows, expected in (([row("a")], 0), ([row("a"), row("b", resolution="540p")], 2)):
+        status, _, errors = generate(manifest(rows), tmp_path / f"out-{expected}", "--checkpoint", str(model))
+        assert status == expected
+    assert errors.startswith(f"error: checkpoint {model}: sr_540p: 540p_sr/model.safetensors is cut short or damaged: ")
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "out-2").exists()

@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import COMPONENT_FOLDERS, Checkpoint, CheckpointError
+from model.checkpoint import Checkpoint
+from model.checkpoint_files import CheckpointError
 from model.tiny import write_tiny_checkpoint
 from model.variants import VARIANTS, tiny_config
 
@@ -41,7 +42,9 @@ def test_the_same_seed_writes_the_same_files_and_another_one_others(folder, tmp_
 
 def test_the_layout_is_the_releases(folder):
     names = set(files_of(folder))
-    assert {name.split("/")[0] for name in names} == set(COMPONENT_FOLDERS.values())
+    autoencoders = {"turbo_vae", "Wan2.2-TI2V-5B", "stable-audio-open-1.0"}
+    transformers = {"base", "distill", "540p_sr", "1080p_sr"}
+    assert {name.split("/")[0] for name in names} == {*transformers, *autoencoders, "t5gemma-9b-9b-ul2"}
     assert "base/model.safetensors.index.json" in names
     assert "distill/model.safetensors" in names
     assert "turbo_vae/TurboV3-Wan22-TinyShallow_7_7.json" in names
@@ -92,7 +95,7 @@ def rewrite(path, change):
         ),
         (
             lambda tensors: tensors.update({"surplus": torch.zeros(1)}),
-            r"distill: tensor surplus is not expected \(1 such\)",
+            r"distill: tensor surplus of shape \[1\] is not expected \(1 such\)",
         ),
     ],
 )
@@ -103,17 +106,65 @@ def test_a_wrong_tensor_is_named_with_its_shapes(copy, change, message):
 
 
 def test_what_is_absent_is_named(copy, tmp_path):
-    with pytest.raises(CheckpointError, match="nowhere does not exist"):
+    with pytest.raises(CheckpointError, match=r"there is no such folder"):
         Checkpoint(tmp_path / "nowhere")
-    shutil.rmtree(copy / "turbo_vae")
-    with pytest.raises(CheckpointError, match="turbo_vae does not exist"):
-        Checkpoint(copy).turbo_vae(torch.bfloat16, CPU)
+    (copy / "distill/model.safetensors").rename(copy / "distill/weights.safetensors")
+    with pytest.raises(CheckpointError, match=r"distill: distill/model\.safetensors\.index\.json or .* is missing"):
+        Checkpoint(copy).transformer("distill", torch.bfloat16, CPU)
+    shutil.rmtree(copy / "distill")
+    with pytest.raises(CheckpointError, match="distill: is absent, none of the folders distill, distill/transformer"):
+        Checkpoint(copy).transformer("distill", torch.bfloat16, CPU)
     (copy / "base/model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors does not exist"):
+    with pytest.raises(
+        CheckpointError, match=r"base: shard base/model-00002-of-00002\.safetensors is missing, base/mod"
+    ):
         Checkpoint(copy).transformer("base", torch.bfloat16, CPU)
     (copy / "base/model.safetensors.index.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"index\.json is not JSON"):
+    with pytest.raises(CheckpointError, match=r"base: base/model\.safetensors\.index\.json is not JSON"):
         Checkpoint(copy).transformer("base", torch.bfloat16, CPU)
+    (copy / "base/model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(CheckpointError, match=r"index\.json has no weight_map of tensors to shards"):
+        Checkpoint(copy).transformer("base", torch.bfloat16, CPU)
+    (copy / "turbo_vae/checkpoint-340000.ckpt").unlink()
+    with pytest.raises(CheckpointError, match=r"turbo_vae: turbo_vae/checkpoint-340000\.ckpt is missing"):
+        Checkpoint(copy).turbo_vae(torch.bfloat16, CPU)
+
+
+def test_one_wrong_tensor_of_any_component_is_named(copy):
+    turbo = copy / "turbo_vae/checkpoint-340000.ckpt"
+    held = torch.load(turbo, weights_only=True)
+    held["ema_state_dict"]["decoder.conv_out.conv.bias"] = torch.zeros(3)
+    torch.save(held, turbo)
+    with pytest.raises(
+        CheckpointError, match=r"turbo_vae: tensor decoder.conv_out.conv.bias has shape \[3\], expected"
+    ):
+        Checkpoint(copy).turbo_vae(torch.float32, CPU)
+    torch.save({"state_dict": {}}, turbo)
+    with pytest.raises(CheckpointError, match=r"checkpoint-340000.ckpt must hold ema_state_dict, got \['state_dict'\]"):
+        Checkpoint(copy).turbo_vae(torch.float32, CPU)
+    wan = copy / "Wan2.2-TI2V-5B/Wan2.2_VAE.pth"
+    tensors = torch.load(wan, weights_only=True)
+    tensors["encoder.middle.0.residual.2.weights"] = tensors.pop("encoder.middle.0.residual.2.weight")
+    torch.save(tensors, wan)
+    with pytest.raises(
+        CheckpointError, match=r"wan_vae: tensor encoder.middle.0.residual.2.weight is missing, expected"
+    ):
+        Checkpoint(copy).image_encoder(torch.float32, CPU)
+    rewrite(
+        copy / "stable-audio-open-1.0/model.safetensors",
+        lambda tensors: tensors.update({"pretransform.model.decoder.layers.0.weight_g": torch.zeros(5, 1, 1)}),
+    )
+    with pytest.raises(
+        CheckpointError, match=r"audio_vae: tensor pretransform.model.decoder.layers.0.weight_g has shape"
+    ):
+        Checkpoint(copy).audio_decoder(CPU)
+
+
+def test_a_wan_vae_may_lack_its_decoder_where_a_turbo_vae_is(copy):
+    wan = copy / "Wan2.2-TI2V-5B/Wan2.2_VAE.pth"
+    tensors = torch.load(wan, weights_only=True)
+    torch.save({n: t for n, t in tensors.items() if not n.startswith(("decoder.", "conv2."))}, wan)
+    Checkpoint(copy).image_encoder(torch.float32, CPU)
 
 
 def test_a_pickle_that_would_run_code_is_refused(copy):
@@ -122,7 +173,7 @@ def test_a_pickle_that_would_run_code_is_refused(copy):
             return (open, (str(copy / "trapped"), "w"))
 
     torch.save({"ema_state_dict": Trap()}, copy / "turbo_vae/checkpoint-340000.ckpt")
-    with pytest.raises(CheckpointError, match=r"checkpoint-340000\.ckpt holds more than tensors"):
+    with pytest.raises(CheckpointError, match=r"checkpoint-340000\.ckpt holds code \(io.open\) beside tensors"):
         Checkpoint(copy).turbo_vae(torch.bfloat16, CPU)
     assert not (copy / "trapped").exists()
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5GemmaEncoderModel
 
-from model.checkpoint import COMPONENT_FOLDERS, SAFETENSORS, Checkpoint
+from model.checkpoint import Checkpoint
 from model.text_encoder import expected_encoder_tensors, is_encoder_tensor, load_text_encoder
 from model.tiny import write_tiny_checkpoint
 
@@ -23,7 +23,7 @@ NUM_TOKENS = (16, 154, 401, 4, 701, 131)
 def folder(tmp_path_factory):
     target = tmp_path_factory.mktemp("checkpoint")
     write_tiny_checkpoint(target)
-    return target / COMPONENT_FOLDERS["text_encoder"]
+    return target / "t5gemma-9b-9b-ul2"
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def copy(folder, tmp_path):
 
 def read(folder: Path):
     """Config and encoder tensors of a folder."""
-    tensors = load_file(folder / SAFETENSORS)
+    tensors = load_file(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     return config, {name: tensor for name, tensor in tensors.items() if is_encoder_tensor(name)}
 
@@ -119,10 +119,11 @@ def test_tensors_that_fit_are_not_copied_and_others_are_converted(folder):
 
 def test_names_in_a_whole_models_file_tell_encoder_from_decoder(folder):
     config, tensors = read(folder)
-    in_file = load_file(folder / SAFETENSORS)
+    in_file = load_file(folder / "model.safetensors")
     assert len(in_file) > len(tensors)
     assert all("decoder" in name for name in in_file.keys() - tensors.keys())
-    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == expected_encoder_tensors(config)
+    shapes = {name.removeprefix("model."): tuple(tensor.shape) for name, tensor in tensors.items()}
+    assert shapes == expected_encoder_tensors(config)
 
 
 def test_the_releases_encoder_is_known_without_allocating_it():
@@ -150,10 +151,10 @@ def test_the_releases_encoder_is_known_without_allocating_it():
         }
     )
     assert len(shapes) == 2 + 42 * 11
-    assert all(is_encoder_tensor(name) and name.startswith("model.encoder.") for name in shapes)
-    assert shapes["model.encoder.embed_tokens.weight"] == (256000, 3584)
-    assert shapes["model.encoder.layers.41.self_attn.k_proj.weight"] == (2048, 3584)
-    assert shapes["model.encoder.layers.0.mlp.down_proj.weight"] == (3584, 14336)
+    assert all(is_encoder_tensor(name) and name.startswith("encoder.") for name in shapes)
+    assert shapes["encoder.embed_tokens.weight"] == (256000, 3584)
+    assert shapes["encoder.layers.41.self_attn.k_proj.weight"] == (2048, 3584)
+    assert shapes["encoder.layers.0.mlp.down_proj.weight"] == (3584, 14336)
 
 
 NORM = "model.encoder.norm.weight"
@@ -169,22 +170,22 @@ NORM = "model.encoder.norm.weight"
         ),
         (
             lambda tensors: tensors.update({"model.encoder.surplus": torch.zeros(1)}),
-            r"tensor model\.encoder\.surplus is not expected",
+            r"tensor model\.encoder\.surplus of shape \[1\] is not expected",
         ),
     ],
 )
 def test_a_wrong_encoder_tensor_is_named_with_its_shapes(folder, tmp_path, change, message):
     copy = shutil.copytree(folder, tmp_path / folder.name)
-    tensors = load_file(copy / SAFETENSORS)
+    tensors = load_file(copy / "model.safetensors")
     change(tensors)
-    save_file(tensors, copy / SAFETENSORS)
+    save_file(tensors, copy / "model.safetensors")
     with pytest.raises(ValueError, match=message):
         Checkpoint(tmp_path).text_encoder(torch.bfloat16, CPU)
 
 
 def test_a_decoder_is_not_needed(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / folder.name)
-    save_file(read(folder)[1], copy / SAFETENSORS)
+    save_file(read(folder)[1], copy / "model.safetensors")
     assert Checkpoint(tmp_path).text_encoder(torch.bfloat16, CPU).encode(["A woman speaks."])
 
 

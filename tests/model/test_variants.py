@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from model.checkpoint_files import CheckpointError
+from model.components import check_tensors
 from model.transformer import Transformer, TransformerConfig
 from model.variants import VARIANTS, config_from_shapes, release_config, tiny_config
 
@@ -37,12 +39,35 @@ def test_a_checkpoints_own_config_wins():
 
 
 def test_an_override_of_the_wrong_kind_is_named():
-    with pytest.raises(ValueError, match="local_attention_layers must be a list, got 5"):
+    with pytest.raises(ValueError, match="local_attention_layers must be a list of whole numbers, got 5"):
         config_from_shapes(shapes_of(tiny_config("base")), "base", {"local_attention_layers": 5})
 
 
+def spoilt(shapes):
+    """Every way to spoil one tensor: leave it out, lengthen it, turn it over."""
+    for name, shape in shapes.items():
+        yield name, {other: value for other, value in shapes.items() if other != name}
+        if name != "adapter.text_embedder.weight":  # the one tensor that tells how wide text features are
+            yield name, shapes | {name: [*shape[:-1], shape[-1] + 1]}
+        if len(set(shape)) > 1:
+            yield name, shapes | {name: shape[::-1]}
+
+
+@pytest.mark.parametrize("variant", ["base", "sr_1080p"])
+def test_one_wrong_tensor_is_the_one_that_is_named(variant):
+    shapes = shapes_of(tiny_config(variant))
+    count = 0
+    for name, wrong in spoilt(shapes):
+        with torch.device("meta"):
+            expected = Transformer(config_from_shapes(wrong, variant)).state_dict()
+        with pytest.raises(CheckpointError, match=rf"^x: tensor {name} (is missing|has shape)"):
+            check_tensors("x", {other: tensor.shape for other, tensor in expected.items()}, wrong)
+        count += 1
+    assert count > 2 * len(shapes)
+
+
 def test_what_is_no_transformer_is_named():
-    with pytest.raises(ValueError, match=r"tensor block\.layers\.0\.attention\.pre_norm\.weight is missing"):
+    with pytest.raises(ValueError, match=r"adapter.video_embedder.bias or block.* is missing: this is no daVinci"):
         config_from_shapes({"something": [1]}, "base")
     with pytest.raises(ValueError, match="variant must be one of base, distill, sr_540p, sr_1080p, got 'turbo'"):
         tiny_config("turbo")
@@ -52,7 +77,7 @@ def test_what_is_no_transformer_is_named():
     ("field", "value", "message"),
     [
         ("hidden_size", 100, "hidden_size must be a multiple of head_dim 128, got 100"),
-        ("head_dim", 20, "head_dim must be a multiple of 8, got 20"),
+        ("head_dim", 4, "head_dim must be even and at least 8, got 4"),
         ("num_kv_heads", 7, "num_kv_heads must divide the 40 query heads, got 7"),
         ("local_attention_radius", -1, "local_attention_radius must be a whole number >= 0, got -1"),
         ("local_attention_radius", "x", "local_attention_radius must be a whole number >= 0, got 'x'"),

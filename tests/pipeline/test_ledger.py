@@ -2,6 +2,7 @@ import pytest
 
 from actors.fingerprint import LaneFingerprint
 from actors.request import ClipRequest
+from model.checkpoint_files import LocalFiles
 from model.tiny import write_tiny_checkpoint
 from pipeline.lane import split_into_lanes
 from pipeline.ledger import Ledger
@@ -66,7 +67,7 @@ def checkpoint(tmp_path_factory):
 
 
 def lane_hash(folder, overrides=(), **fields):
-    (work,) = split_into_lanes([request(**fields)], str(folder), load_settings(None, overrides))
+    (work,) = split_into_lanes([request(**fields)], LocalFiles(folder), load_settings(None, overrides))
     return work.fingerprint.lane
 
 
@@ -86,8 +87,8 @@ def test_a_lane_fingerprint_follows_weights_and_settings(checkpoint):
 
 
 def test_a_clip_without_image_does_not_depend_on_whether_others_have_one(checkpoint):
-    alone = split_into_lanes([request()], str(checkpoint), Settings())[0]
-    beside = split_into_lanes([request(), request(id="b", image="a.png")], str(checkpoint), Settings())[0]
+    alone = split_into_lanes([request()], LocalFiles(checkpoint), Settings())[0]
+    beside = split_into_lanes([request(), request(id="b", image="a.png")], LocalFiles(checkpoint), Settings())[0]
     assert alone.fingerprint.of_clip(request()) == beside.fingerprint.of_clip(request())
     assert beside.reads_images
     assert not alone.reads_images

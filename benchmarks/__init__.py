@@ -1,0 +1,1 @@
+"""Measurements, each a module with one command; results are kept in `benchmarks/results`."""

@@ -1,0 +1,105 @@
+"""`python -m jobs.check_checkpoint URL`: say what a checkpoint holds, what is wrong with it, and what it can make.
+
+Exit status: 0 when everything needed is there and sound, 1 when something is absent or wrong, 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from actors.checkpoint_source import open_checkpoint
+from model.checkpoint_files import CheckpointError
+from model.components import Contents
+from model.geometry import RESOLUTIONS
+from model.inspection import MODES, Inspection, inspect, parameter_counts
+from model.layout import COMPONENTS
+
+EXIT_SOUND = 0
+EXIT_FAULTY = 1
+EXIT_USAGE = 2
+
+_SHORT_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
+_LANES = [f"{mode}/{resolution}" for mode in MODES for resolution in RESOLUTIONS]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Look and print; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.check_checkpoint",
+        description="Say what a checkpoint holds, what is missing or wrong, and which modes can run. "
+        "Only names, shapes and sizes are read, so a bucket with hundreds of gigabytes takes seconds.",
+        epilog="Exit status: 0 everything needed is sound, 1 something is absent or wrong, 2 wrong usage.",
+    )
+    parser.add_argument("url", metavar="URL", help="checkpoint folder; local or e.g. s3://")
+    parser.add_argument(
+        "--lane",
+        action="append",
+        choices=_LANES,
+        metavar="MODE/RESOLUTION",
+        help=f"need only what this lane needs; may be repeated ({', '.join(_LANES)}; default: all that belongs there)",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        files = open_checkpoint(options.url)
+        inspection = inspect(files)
+    except CheckpointError as error:
+        print(f"error: checkpoint {options.url}: {error}", file=sys.stderr)
+        return EXIT_FAULTY
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return _report(files.url, inspection, options.lane)
+
+
+def _report(url: str, inspection: Inspection, lanes: Sequence[str] | None) -> int:
+    layout = inspection.layout
+    needed = layout.needed
+    if lanes:
+        needed = tuple(dict.fromkeys(name for lane in lanes for name in layout.components_for(*lane.split("/"))))
+    print(f"{url}: {layout.name}")
+    for remark in layout.remarks:
+        print(f"  {remark}")
+    rows = [("component", "parameters", "types", "files")]
+    for component in COMPONENTS:
+        if component in inspection.contents:
+            rows.append((component, *_describe(inspection.contents[component])))
+        elif component in inspection.problems or component in needed:
+            rows.append((component, "faulty" if component in inspection.problems else "absent", "", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for name, parameters, *others in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(others, widths[2:], strict=True))
+        print(f"  {name:<{widths[0]}}  {parameters:>{widths[1]}}  {'  '.join(cells)}".rstrip())
+    absent = [name for name in inspection.missing(needed) if name not in inspection.problems]
+    for problem in (*inspection.problems.values(), *(f"{name}: {layout.absence(name)}" for name in absent)):
+        print(f"error: {problem}")
+    modes = [f"{mode} at {', '.join(resolutions)}" for mode, resolutions in inspection.lanes().items()]
+    print(f"can make: {'; '.join(modes) or 'nothing'}")
+    if modes:
+        print(f"from: {', '.join(inspection.conditions())}")
+    is_sound = not inspection.missing(needed) and (bool(lanes) or not inspection.problems)
+    return EXIT_SOUND if is_sound else EXIT_FAULTY
+
+
+def _describe(contents: Contents) -> tuple[str, str, str]:
+    counts = parameter_counts(contents)
+    dtypes = [f"{_SHORT_DTYPES.get(dtype, str(dtype))} {_number(count)}" for dtype, count in counts.items()]
+    weights = contents.files.weights
+    where = weights[0] if len(weights) == 1 else f"{contents.files.folder}, {len(weights)} files"
+    if contents.num_ignored:
+        where += f" ({contents.num_ignored} of its tensors are not used)"
+    return _number(sum(counts.values())), ", ".join(dtypes), where
+
+
+def _number(count: int) -> str:
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            return f"{count / limit:.1f} {unit}"
+    return str(count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""What the files of a component hold, compared with what its network needs, before a weight is read.
+
+Strict: a tensor that is missing, unexpected or of another shape is an error. Left aside are only tensors of other
+models in the same file: Stable Audio's diffusion model, T5Gemma's decoder, heads that the Turbo VAE had in training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.checkpoint_files import CheckpointError, CheckpointFiles, LocalFiles, read_json
+from model.layout import ComponentFiles, Layout
+from model.tensor_files import (
+    TensorHeader,
+    read_safetensors,
+    read_torch_file,
+    safetensors_headers,
+    torch_file_shapes,
+)
+from model.text_encoder import expected_encoder_tensors, is_encoder_tensor
+from model.transformer import Transformer
+from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder, turbo_vae_names
+from model.variants import VARIANTS, config_from_shapes
+
+EMA_WEIGHTS = "ema_state_dict"
+"""Key of the Turbo VAE's checkpoint under which the averaged weights are, those the release decodes with."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Tensors of a component that are there and as they should be.
+
+    Attributes:
+        files: where they lie.
+        config: the component's JSON file, empty where it has none.
+        headers: tensors that are used, by their name in the file.
+        names: name in the network to name in the file.
+        shapes: name in the network to the shape it has there.
+        num_ignored: tensors of the same files that are not used.
+    """
+
+    files: ComponentFiles
+    config: dict[str, Any]
+    headers: dict[str, TensorHeader]
+    names: dict[str, str]
+    shapes: dict[str, tuple[int, ...]] = field(repr=False)
+    num_ignored: int = 0
+
+    def read(self, files: LocalFiles, dtypes: Mapping[str, torch.dtype], device: torch.device) -> dict[str, Tensor]:
+        """Read tensors under the names and with the shapes they have in the network.
+
+        Args:
+            files: the checkpoint.
+            dtypes: the tensors wanted, by their name in the network, and the dtype each shall have.
+            device: where they shall be.
+
+        Raises:
+            CheckpointError: if a file is damaged.
+        """
+        wanted = {self.names[name]: dtype for name, dtype in dtypes.items()}
+        if self.files.weights[0].endswith((".pth", ".ckpt")):
+            held = _state_dict(read_torch_file(files, self.files.weights[0]))
+            tensors = {name: held[name].to(device, dtype) for name, dtype in wanted.items()}
+        else:
+            tensors = read_safetensors(files, self.headers, wanted, device)
+        return {name: tensors[self.names[name]].view(self.shapes[name]) for name in dtypes}
+
+
+def check_tensors(component: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> None:
+    """Compare tensor names and shapes.
+
+    Raises:
+        CheckpointError: naming the component, the first wrong tensor, the expected and the found shape.
+    """
+    for name, shape in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{component}: tensor {name} is missing, expected shape {list(shape)}")
+        if list(found[name]) != list(shape):
+            raise CheckpointError(f"{component}: tensor {name} has shape {list(found[name])}, expected {list(shape)}")
+    if unexpected := sorted(set(found) - set(expected)):
+        first = f"tensor {unexpected[0]} of shape {list(found[unexpected[0]])}"
+        raise CheckpointError(f"{component}: {first} is not expected ({len(unexpected)} such)")
+
+
+def read_contents(files: CheckpointFiles, layout: Layout, component: str) -> Contents:
+    """Read the table of contents of a component's files and hold it against the network.
+
+    Raises:
+        CheckpointError: one line that starts with the component.
+    """
+    found = layout.files(component)
+    try:
+        config = read_json(files, found.config) if found.config else {}
+        return _READERS[component](files, component, found, config)
+    except CheckpointError as error:
+        raise error if str(error).startswith(f"{component}: ") else CheckpointError(f"{component}: {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{component}: {found.config or found.folder}: {error}") from error
+
+
+def network_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name and shape of everything in a module's state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _transformer(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
+    headers = safetensors_headers(files, found.weights)
+    given = {name: header.shape for name, header in headers.items()}
+    with torch.device("meta"):
+        shapes = network_shapes(Transformer(config_from_shapes(given, component, config)))
+    check_tensors(component, shapes, given)
+    return Contents(found, config, headers, {name: name for name in shapes}, shapes)
+
+
+def _text_encoder(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
+    every = safetensors_headers(files, found.weights)
+    headers = {name: header for name, header in every.items() if is_encoder_tensor(name)}
+    # Saved alone, the encoder's names lack what T5Gemma as a whole puts before them.
+    prefix = "" if any(name.startswith("encoder.") for name in headers) else "model."
+    shapes = expected_encoder_tensors(config)
+    expected = {prefix + name: shape for name, shape in shapes.items()}
+    check_tensors(component, expected, {name: header.shape for name, header in headers.items()})
+    return Contents(found, config, headers, {n: prefix + n for n in shapes}, shapes, len(every) - len(headers))
+
+
+def _turbo_vae(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
+    with torch.device("meta"):
+        shapes = network_shapes(TurboVAEDecoder(TurboVAEConfig.from_dict(config)))
+    raw = torch_file_shapes(files, found.weights[0])
+    if EMA_WEIGHTS not in raw:
+        raise CheckpointError(f"{found.weights[0]} must hold {EMA_WEIGHTS}, got {sorted(map(str, raw))[:5]}")
+    every = _torch_headers(_state_dict(raw), found.weights[0])
+    used = turbo_vae_names(every)
+    headers = {file_name: every[file_name] for file_name in used.values()}
+    names = {name: used.get(name, name) for name in shapes}
+    check_tensors(component, {names[n]: shape for n, shape in shapes.items()}, {n: h.shape for n, h in headers.items()})
+    return Contents(found, config, headers, names, shapes, len(every) - len(headers))
+
+
+def _wan_vae(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
+    from model.wan_config import WanVaeConfig
+    from model.wan_vae import TensorNaming, wan_tensor_shapes
+
+    if found.weights[0].endswith(".pth"):
+        headers = _torch_headers(_state_dict(torch_file_shapes(files, found.weights[0])), found.weights[0])
+    else:
+        headers = safetensors_headers(files, found.weights)
+    given = {name: header.shape for name, header in headers.items()}
+    wan = WanVaeConfig.from_diffusers(config) if config else WanVaeConfig.from_shapes(given)
+    naming: TensorNaming = "diffusers" if config else "original"
+    has_decoder = any(name.startswith("decoder.") for name in given)
+    shapes = wan_tensor_shapes(wan, "whole" if has_decoder else "encoder", naming)
+    check_tensors(component, shapes, given)
+    return Contents(found, config, headers, {name: name for name in shapes}, shapes)
+
+
+def _audio_vae(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
+    from model.audio_vae import CHECKPOINT_PREFIX
+    from model.oobleck import OobleckConfig, TensorNaming, oobleck_tensor_shapes
+
+    oobleck = OobleckConfig.from_json(config)
+    oobleck.require_pipeline_sizes()
+    every = safetensors_headers(files, found.weights)
+    prefix = CHECKPOINT_PREFIX if any(name.startswith(CHECKPOINT_PREFIX) for name in every) else ""
+    headers = {name: header for name, header in every.items() if name.startswith(prefix)}
+    naming: TensorNaming = "diffusers" if any(".block." in name for name in headers) else "original"
+    shapes = oobleck_tensor_shapes(oobleck, naming)
+    expected = {prefix + name: shape for name, shape in shapes.items()}
+    check_tensors(component, expected, {name: header.shape for name, header in headers.items()})
+    return Contents(found, config, headers, {n: prefix + n for n in shapes}, shapes, len(every) - len(headers))
+
+
+def _state_dict(raw: Any) -> Mapping[str, Tensor]:
+    state_dict = raw.get(EMA_WEIGHTS, raw) if isinstance(raw, Mapping) else raw
+    if not isinstance(state_dict, Mapping):
+        raise CheckpointError(f"it must hold tensors by name, got {type(state_dict).__name__}")
+    return state_dict
+
+
+def _torch_headers(state_dict: Mapping[str, Any], file: str) -> dict[str, TensorHeader]:
+    return {
+        str(name): TensorHeader(tuple(tensor.shape), tensor.dtype, file)
+        for name, tensor in state_dict.items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+_READERS: dict[str, Callable[[CheckpointFiles, str, ComponentFiles, dict[str, Any]], Contents]] = {
+    **dict.fromkeys(VARIANTS, _transformer),
+    "text_encoder": _text_encoder,
+    "wan_vae": _wan_vae,
+    "audio_vae": _audio_vae,
+    "turbo_vae": _turbo_vae,
+}

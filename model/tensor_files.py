@@ -1,0 +1,291 @@
+"""Names, shapes and contents of tensors in files: safetensors, the same packed with Zstandard, and PyTorch files.
+
+Tensors come one by one from the memory-mapped file to where they stay, in the dtype they stay in. On a CPU a tensor
+that needs no change is a view of the mapped file: actors of one machine share its memory.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedIOBase
+from itertools import zip_longest
+from math import prod
+from typing import IO, Any, cast
+
+import torch
+import zstandard
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.checkpoint_files import CheckpointError, CheckpointFiles, LocalFiles
+
+NUM_READERS = 4
+"""Threads that read at once; more gain nothing on the disks tried, and each may hold the tensor it converts."""
+
+PIECE_BYTES = 256 * 2**20
+"""Tensors that one reader maps at a time, unless a single one is larger: what is mapped counts as the process's."""
+
+PAGE_BYTES = 4096
+
+MAX_HEADER_BYTES = 100 * 2**20
+"""Longest header of a safetensors file (source: the format's reference implementation)."""
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+_Stream = BufferedIOBase | zstandard.ZstdDecompressionReader
+
+_FORBIDDEN_GLOBAL = re.compile(r"GLOBAL (\S+)")
+"""How PyTorch's safe loader names what a pickle wants to call."""
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a file says about a tensor.
+
+    Attributes:
+        shape: of the tensor.
+        dtype: as stored.
+        file: which file holds it, relative to the checkpoint.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    file: str
+
+    @property
+    def num_elements(self) -> int:
+        """Product of the shape."""
+        return prod(self.shape)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the contents."""
+        return self.num_elements * self.dtype.itemsize
+
+
+def safetensors_headers(files: CheckpointFiles, names: Sequence[str]) -> dict[str, TensorHeader]:
+    """Read the headers of several shards, packed or not.
+
+    Raises:
+        CheckpointError: a file is damaged or cut short, or two hold a tensor of the same name.
+    """
+
+    def read(name: str) -> dict[str, TensorHeader]:
+        with files.open(name) as file, _naming(name):
+            if name.endswith(".zst"):
+                header, _ = _read_header(_unpack(file))
+            else:
+                header, start = _read_header(file)
+                needed = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+                if files.sizes[name] != needed:
+                    found = f"it has {files.sizes[name]:,} bytes, its header asks for {needed:,}"
+                    raise CheckpointError(f"{name} is cut short or damaged: {found}")
+            return {tensor: TensorHeader(tuple(e["shape"]), _dtype(e), name) for tensor, e in header.items()}
+
+    headers: dict[str, TensorHeader] = {}
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        for name, found in zip(names, pool.map(read, names), strict=True):
+            if twice := sorted(headers.keys() & found.keys()):
+                raise CheckpointError(f"tensor {twice[0]} is both in {headers[twice[0]].file} and in {name}")
+            headers |= found
+    return headers
+
+
+def read_safetensors(
+    files: LocalFiles, headers: Mapping[str, TensorHeader], dtypes: Mapping[str, torch.dtype], device: torch.device
+) -> dict[str, Tensor]:
+    """Read tensors, several shards at once.
+
+    Args:
+        files: the checkpoint.
+        headers: of all tensors of the shards, from `safetensors_headers`.
+        dtypes: the tensors wanted and the dtype each shall have.
+        device: where they shall be.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    # What is kept as it is may hold its mapping for good, so nothing that is converted shares one with it.
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for name, dtype in dtypes.items():
+        is_kept = headers[name].dtype == dtype or headers[name].file.endswith(".zst")
+        groups.setdefault((headers[name].file, is_kept), []).append(name)
+
+    def read(piece: tuple[str, list[str]]) -> dict[str, Tensor]:
+        shard, names = piece
+        with _naming(shard):
+            if shard.endswith(".zst"):
+                return _read_packed(files, shard, {name: dtypes[name] for name in names}, device)
+            with safe_open(files.path(shard), "pt", device=str(device)) as file:
+                found = {name: file.get_tensor(name).to(dtypes[name]) for name in names}
+            for tensor in found.values() if device.type == "cpu" else ():
+                _bring_in(tensor)
+            return found
+
+    tensors: dict[str, Tensor] = {}
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        for found in pool.map(read, _pieces(groups, headers)):
+            tensors |= found
+    return {name: tensors[name] for name in dtypes}
+
+
+def _bring_in(tensor: Tensor) -> None:
+    """Touch every page, so that the disk is read now and by several readers, not by the first clip."""
+    tensor.flatten()[:: PAGE_BYTES // tensor.itemsize].sum()
+
+
+def _pieces(
+    groups: Mapping[tuple[str, bool], list[str]], headers: Mapping[str, TensorHeader]
+) -> list[tuple[str, list[str]]]:
+    """Cut every shard's tensors into pieces and take one of each shard in turn; a packed shard is read as a whole."""
+
+    def cut(shard: str, names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+        piece: list[str] = []
+        num_bytes = 0
+        for name in names:
+            if piece and num_bytes + headers[name].num_bytes > PIECE_BYTES and not shard.endswith(".zst"):
+                yield shard, piece
+                piece, num_bytes = [], 0
+            piece.append(name)
+            num_bytes += headers[name].num_bytes
+        yield shard, piece
+
+    cuts = [cut(shard, names) for (shard, _), names in groups.items()]
+    return [piece for turn in zip_longest(*cuts) for piece in turn if piece is not None]
+
+
+def _read_packed(
+    files: LocalFiles, shard: str, dtypes: Mapping[str, torch.dtype], device: torch.device
+) -> dict[str, Tensor]:
+    """Unpack a shard on the fly: nothing is written to the disk, and one tensor at a time is held."""
+    tensors = {}
+    with files.open(shard) as packed:
+        stream = _unpack(packed)
+        header, _ = _read_header(stream)
+        position = 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            start, end = entry["data_offsets"]
+            if start != position:
+                raise CheckpointError(f"{shard} is damaged: tensor {name} starts at {start}, expected {position}")
+            position = end
+            if name not in dtypes:
+                _skip(stream, end - start)
+                continue
+            data = bytearray(end - start)
+            _read_into(stream, memoryview(data))
+            flat = torch.frombuffer(data, dtype=_dtype(entry)) if data else torch.empty(0, dtype=_dtype(entry))
+            tensors[name] = flat.view(entry["shape"]).to(device, dtypes[name])
+        if stream.read(1):
+            raise CheckpointError(f"{shard} is damaged: it goes on behind its last tensor")
+    return tensors
+
+
+def _unpack(packed: BufferedIOBase) -> zstandard.ZstdDecompressionReader:
+    return zstandard.ZstdDecompressor().stream_reader(cast("IO[bytes]", packed))
+
+
+def _read_into(stream: _Stream, target: memoryview) -> None:
+    position = 0
+    while position < len(target):
+        num_read = stream.readinto(target[position:])
+        if not num_read:
+            raise EOFError("it ends early")
+        position += num_read
+
+
+def _skip(stream: zstandard.ZstdDecompressionReader, num_bytes: int) -> None:
+    scratch = memoryview(bytearray(min(num_bytes, 2**20)))
+    while num_bytes:
+        _read_into(stream, scratch[: min(num_bytes, len(scratch))])
+        num_bytes -= min(num_bytes, len(scratch))
+
+
+def _read_header(stream: _Stream) -> tuple[dict[str, Any], int]:
+    """Entries of a safetensors header and where the contents start, in bytes."""
+    length_bytes = bytearray(8)
+    _read_into(stream, memoryview(length_bytes))
+    length = int.from_bytes(length_bytes, "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"this is no safetensors file, its header would be {length:,} bytes long")
+    text = bytearray(length)
+    _read_into(stream, memoryview(text))
+    header = json.loads(bytes(text))
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        start, end = entry["data_offsets"]
+        if prod(entry["shape"]) * _dtype(entry).itemsize != end - start:
+            raise ValueError(f"tensor {name} of shape {entry['shape']} cannot have {end - start:,} bytes")
+    return header, 8 + length
+
+
+def _dtype(entry: Mapping[str, Any]) -> torch.dtype:
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"dtype {entry['dtype']} is not known here, only {', '.join(_DTYPES)}")
+    return _DTYPES[entry["dtype"]]
+
+
+def torch_file_shapes(files: CheckpointFiles, name: str) -> Any:
+    """Contents of a PyTorch file with every tensor on the meta device: only its table of contents is read.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds more than tensors and plain values (no code of it is ever run).
+    """
+    with files.open(name) as file:
+        return _load_torch(name, file, map_location="meta")
+
+
+def read_torch_file(files: LocalFiles, name: str) -> Any:
+    """Contents of a PyTorch file; its tensors are views of the mapped file, but for files older than PyTorch 1.6.
+
+    Raises:
+        CheckpointError: as for `torch_file_shapes`.
+    """
+    with files.open(name) as file:
+        is_zip = file.read(2) == b"PK"
+    return _load_torch(name, str(files.path(name)), map_location="cpu", mmap=is_zip)
+
+
+def _load_torch(name: str, source: Any, **options: Any) -> Any:
+    try:
+        return torch.load(source, weights_only=True, **options)
+    except pickle.UnpicklingError as error:
+        if found := _FORBIDDEN_GLOBAL.search(str(error)):
+            raise CheckpointError(f"{name} holds code ({found[1]}) beside tensors and is not loaded") from error
+        raise CheckpointError(f"{name} is damaged or no PyTorch file") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"{name} is damaged: {_first_sentence(error)}") from error
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Turn whatever reading a file raises into one line that names it."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (SafetensorError, zstandard.ZstdError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{name} is damaged: {_first_sentence(error)}") from error
+
+
+def _first_sentence(error: BaseException) -> str:
+    text = (str(error).splitlines() or [""])[0].split(". ")[0].rstrip(".")
+    return text or type(error).__name__
