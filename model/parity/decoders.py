@@ -42,9 +42,11 @@ def turbo_vae_groups(golden: GoldenSet) -> Iterator[Group]:
     def frames(length: str, dtype: torch.dtype) -> Tensor:
         return _join(decoder(dtype).decode_chunks(recorded[f"{length}.latent"].to(dtype)))
 
+    def pairs(length: str) -> Iterable[Pair]:
+        yield golden.pair(partial(frames, length), recorded[f"{length}.frames"], None)
+
     for length in prefixes(recorded, "latent"):
-        pairs = partial(_in_both_precisions, golden, f"{length}.frames", io_name, partial(frames, length))
-        yield Group(f"turbo_vae.{length}", pairs)
+        yield Group(f"turbo_vae.{length}", partial(pairs, length))
 
 
 def wan_vae_groups(golden: GoldenSet) -> Iterator[Group]:
@@ -77,12 +79,14 @@ def wan_vae_groups(golden: GoldenSet) -> Iterator[Group]:
         yield Pair(torch.tensor(WAN22_LATENT_MEAN), recorded["mean"])
         yield Pair(torch.tensor(WAN22_LATENT_STD), recorded["std"])
 
+    def pairs(key: str, compute: Callable[[torch.dtype], Tensor]) -> Iterable[Pair]:
+        yield golden.pair(compute, recorded[key], None)
+
     if len(recorded["mean"]) == len(WAN22_LATENT_MEAN):
         yield Group("wan_vae.statistics", statistics)
     for name, key, given, compute in (("encode", "latent", "pixels", encode), ("decode", "decoded", "decoded", decode)):
         for length in prefixes(recorded, given):
-            pairs = partial(_in_both_precisions, golden, f"{length}.{key}", io_name, partial(compute, length))
-            yield Group(f"wan_vae.{name}.{length}", pairs)
+            yield Group(f"wan_vae.{name}.{length}", partial(pairs, f"{length}.{key}", partial(compute, length)))
 
 
 def audio_vae_groups(golden: GoldenSet) -> Iterator[Group]:
@@ -106,13 +110,6 @@ def audio_vae_groups(golden: GoldenSet) -> Iterator[Group]:
     yield Group("audio_vae.decode_51200hz", waveform_at_model_rate)
     yield Group("audio_vae.decode_44100hz", waveform)
     yield Group("audio_vae.encode", mean_and_scale)
-
-
-def _in_both_precisions(
-    golden: GoldenSet, key: str, io_name: str, compute: Callable[[torch.dtype], Tensor]
-) -> Iterable[Pair]:
-    bf16 = compute(torch.bfloat16) if golden.is_bf16 else None
-    yield Pair(compute(torch.float32), golden.tensors(io_name)[key], unjudged_bf16=bf16)
 
 
 def _join(chunks: Iterator[Tensor]) -> Tensor:

@@ -43,12 +43,12 @@ def relative_error(ours: Tensor, recorded: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Pair:
-    """One tensor of ours beside the recorded one.
+    """One tensor of ours beside the recorded one, see `GoldenSet.pair` for what is computed in either precision.
 
     Attributes:
         ours: any dtype and device.
         recorded: of the same shape; whole numbers must be equal.
-        recorded_bf16: what the original's own bf16 run gave, where that was recorded.
+        recorded_bf16: what the original's own bf16 run gave; ours is a bf16 run then.
         unjudged_bf16: what our bf16 run gave where the original has no recorded one to judge it by.
     """
 
@@ -65,12 +65,10 @@ class Group:
     Attributes:
         name: where they belong, e.g. `transformer.base.rotary`.
         pairs: computes them; may raise.
-        is_bf16: ours were computed in bfloat16, as the original computes them.
     """
 
     name: str
     pairs: Callable[[], Iterable[Pair]]
-    is_bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,14 +106,16 @@ class Result:
 def compare(group: Group) -> Result:
     """Compute and judge one group; whatever goes wrong inside becomes a failed result.
 
-    Float32 results are judged tensor by tensor and the worst is reported. bfloat16 results are judged as one: what
-    rounding does to a tensor of a single token is chance, what it does to a group is not.
+    Float32 results are judged tensor by tensor. bfloat16 results are judged as one: what rounding does to a tensor of
+    a single token is chance, what it does to a group is not. The worst is reported.
     """
     try:
         pairs = list(group.pairs())
         if not pairs:
             raise ValueError("the recording holds no tensor of this group")
-        error, limit = _judge_together(pairs) if group.is_bf16 else max(map(_judge, pairs), key=_excess)
+        bf16_pairs = [pair for pair in pairs if pair.recorded_bf16 is not None]
+        judged = [_judge(pair) for pair in pairs if pair.recorded_bf16 is None]
+        error, limit = max([*judged, *([_judge_together(bf16_pairs)] if bf16_pairs else [])], key=_excess)
         unjudged = [relative_error(p.unjudged_bf16, p.recorded) for p in pairs if p.unjudged_bf16 is not None]
     except Exception as reason:  # a broken recording or a broken model fails its own group, not the others
         return failure(group.name, reason)
@@ -142,10 +142,8 @@ def _judge_together(pairs: Sequence[Pair]) -> tuple[float, float]:
     for pair in pairs:
         relative_error(pair.ours, pair.recorded)  # names a shape that differs
     recorded = _flat(pair.recorded for pair in pairs)
-    theirs = [pair.recorded_bf16 for pair in pairs if pair.recorded_bf16 is not None]
-    limit = BF16_FLOOR
-    if len(theirs) == len(pairs):
-        limit = max(BF16_FACTOR * relative_error(_flat(theirs), recorded), BF16_FLOOR)
+    theirs = _flat(pair.recorded_bf16 for pair in pairs if pair.recorded_bf16 is not None)
+    limit = max(BF16_FACTOR * relative_error(theirs, recorded), BF16_FLOOR)
     return relative_error(_flat(pair.ours for pair in pairs), recorded), limit
 
 
@@ -192,6 +190,20 @@ class GoldenSet:
     def is_bf16(self) -> bool:
         """Whether the precision is bf16."""
         return self.precision == "bf16"
+
+    def pair(self, compute: Callable[[torch.dtype], Tensor], recorded: Tensor, recorded_bf16: Tensor | None) -> Pair:
+        """What the precision asks for: a bf16 run is judged where the original's own was recorded, else told only.
+
+        Args:
+            compute: gives ours; takes the dtype to compute in.
+            recorded: the original's float32 run.
+            recorded_bf16: its bf16 run, or None.
+        """
+        if not self.is_bf16:
+            return Pair(compute(torch.float32), recorded)
+        if recorded_bf16 is None:
+            return Pair(compute(torch.float32), recorded, unjudged_bf16=compute(torch.bfloat16))
+        return Pair(compute(torch.bfloat16), recorded, recorded_bf16)
 
     def bf16_recording(self, stem: str) -> Mapping[str, Tensor]:
         """`<stem>_bf16.safetensors`, empty where the precision is not bf16 or the file is absent."""

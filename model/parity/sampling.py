@@ -95,27 +95,27 @@ class RecordedNoise:
 def sampling_groups(golden: GoldenSet) -> Iterator[Group]:
     """Two groups per recorded run: its video and its audio."""
     recorded, recorded_bf16 = golden.tensors(FILES[2]), golden.bf16_recording(SAMPLING)
-    model = cache(lambda style: transformer.recorded_transformer(golden, style))
+    model = cache(lambda style, dtype: transformer.recorded_transformer(golden, style, dtype))
 
     @cache
-    def result_of(name: str) -> Latents:
+    def result_of(name: str, dtype: torch.dtype) -> Latents:
         run, noise = RecordedRun.parse(name), RecordedNoise(recorded, name)
-        result = replay(model(run.style), recorded, run, noise)
+        result = replay(model(run.style, dtype), recorded, run, noise)
         if noise.draws:
             raise ValueError(f"{len(noise.draws)} recorded draws of noise were not used")
         return result
 
     def video(name: str) -> Iterable[Pair]:
         key = f"{name}.video"
-        yield Pair(result_of(name).video_1CTHW, recorded[key], recorded_bf16.get(key))
+        yield golden.pair(lambda dtype: result_of(name, dtype).video_1CTHW, recorded[key], recorded_bf16.get(key))
 
     def audio(name: str) -> Iterable[Pair]:
         key = f"{name}.audio"
-        yield Pair(result_of(name).audio_1AC, recorded[key], recorded_bf16.get(key))
+        yield golden.pair(lambda dtype: result_of(name, dtype).audio_1AC, recorded[key], recorded_bf16.get(key))
 
     for name in sorted(prefixes(recorded, "video")):
-        yield Group(f"sampling.{name}.video", partial(video, name), golden.is_bf16)
-        yield Group(f"sampling.{name}.audio", partial(audio, name), golden.is_bf16)
+        yield Group(f"sampling.{name}.video", partial(video, name))
+        yield Group(f"sampling.{name}.audio", partial(audio, name))
 
 
 def replay(model: Transformer, recorded: Mapping[str, Tensor], run: RecordedRun, noise: NoiseSource) -> Latents:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.packing import LocalWindow, PositionStyle, SequenceLayout, patchify, token_coordinates, unpatchify
 from model.parity.report import GoldenSet, Group, Pair, prefixes
-from model.transformer import Positions, Transformer, TransformerConfig
+from model.transformer import Transformer, TransformerConfig
 
 CONFIG = "dit_config.json"
 WEIGHTS = "dit_weights.safetensors"
@@ -56,16 +56,11 @@ def recorded_config(raw: Mapping[str, Any], style: PositionStyle) -> Transformer
     )
 
 
-def recorded_transformer(golden: GoldenSet, style: PositionStyle) -> Transformer:
-    """The recorded model with its weights, linear layers in the set's precision."""
-    model = Transformer(recorded_config(golden.config(CONFIG), style), compute_dtype=golden.dtype)
+def recorded_transformer(golden: GoldenSet, style: PositionStyle, dtype: torch.dtype) -> Transformer:
+    """The recorded model with its weights, linear layers in `dtype`."""
+    model = Transformer(recorded_config(golden.config(CONFIG), style), compute_dtype=dtype)
     model.load_state_dict(golden.tensors(WEIGHTS), strict=True)
     return model.to(golden.device).eval().requires_grad_(False)
-
-
-def positions_of(model: Transformer, layout: SequenceLayout) -> Positions:
-    """What the model derives from a clip's sizes."""
-    return model.positions([layout])
 
 
 def transformer_groups(golden: GoldenSet) -> Iterator[Group]:
@@ -79,7 +74,7 @@ def transformer_groups(golden: GoldenSet) -> Iterator[Group]:
         for name in ("tokens", "modality", "coordinates", "rotary", "window_ranges"):
             yield Group(f"transformer.{style}.{name}", getattr(comparison, name))
         for name in ("out_video", "out_audio"):
-            yield Group(f"transformer.{style}.{name}", partial(comparison.output, name), golden.is_bf16)
+            yield Group(f"transformer.{style}.{name}", partial(comparison.output, name))
 
 
 class _ForwardComparison:
@@ -88,7 +83,7 @@ class _ForwardComparison:
     def __init__(self, golden: GoldenSet, recorded: Mapping[str, Tensor], style: PositionStyle, clips: list[str]):
         self.golden, self.recorded, self.style, self.clips = golden, recorded, style, clips
         # Made when first asked for: a model that does not load must fail only the groups that need it.
-        self.model = cache(lambda: recorded_transformer(golden, style))
+        self.model = cache(lambda dtype: recorded_transformer(golden, style, dtype))
         self.forward = cache(self._forward)
 
     def _inputs(self, clip: str) -> tuple[Tensor, Tensor, Tensor, SequenceLayout]:
@@ -123,7 +118,7 @@ class _ForwardComparison:
     def rotary(self) -> Iterable[Pair]:
         """Sines and cosines."""
         for clip in self.clips:
-            rope_NR = positions_of(self.model(), self._inputs(clip)[3]).rope_NR
+            rope_NR = self.model(self.golden.dtype).positions([self._inputs(clip)[3]]).rope_NR
             yield Pair(rope_NR, self._recorded(clip, "rope"))
 
     def window_ranges(self) -> Iterable[Pair]:
@@ -138,11 +133,16 @@ class _ForwardComparison:
         """Velocity of video (`out_video`) or audio (`out_audio`)."""
         recorded_bf16 = self.golden.bf16_recording(FORWARD)
         for clip in self.clips:
+
+            def compute(dtype: torch.dtype, clip: str = clip) -> Tensor:
+                return self.forward(clip, dtype)[name]
+
             theirs = recorded_bf16.get(f"{clip}.{self.style}.{name}")
-            yield Pair(self.forward(clip)[name], self._recorded(clip, name), theirs)
+            yield self.golden.pair(compute, self._recorded(clip, name), theirs)
 
     @torch.inference_mode()
-    def _forward(self, clip: str) -> dict[str, Tensor]:
+    def _forward(self, clip: str, dtype: torch.dtype) -> dict[str, Tensor]:
         video, audio, text, layout = self._inputs(clip)
-        out_VC, out_AC = self.model()(patchify(video), audio[0], text[0], positions_of(self.model(), layout))
+        model = self.model(dtype)
+        out_VC, out_AC = model(patchify(video), audio[0], text[0], model.positions([layout]))
         return {"out_video": unpatchify(out_VC, layout), "out_audio": out_AC.unsqueeze(0)}

@@ -274,12 +274,25 @@ def test_unused_noise_fails(tmp_path):
     assert failed_groups(tmp_path) == {"sampling.distilled8.video", "sampling.distilled8.audio"}
 
 
-def test_without_a_bf16_recording_the_floor_is_the_limit(tmp_path):
-    copy_golden(tmp_path, "sampling")
+def test_without_a_bf16_recording_float32_is_judged_and_bf16_told(tmp_path):
+    copy_golden(tmp_path, "transformer", "sampling")
     (tmp_path / "sampling_bf16.safetensors").unlink()
-    results = list(run_all(tmp_path, CPU, "bf16"))
-    assert {result.limit for result in results} == {2e-2}
-    assert "sampling.base_cfg8.video" in {result.name for result in results if not result.passed}
+    # Where a single tensor lacks its bf16 run, the rest of its group is still judged by theirs.
+    bf16 = load_file(tmp_path / "dit_forward_bf16.safetensors")
+    save_file({key: bf16[key] for key in bf16 if key != "1.sr.out_video"}, tmp_path / "dit_forward_bf16.safetensors")
+    results = {result.name: result for result in run_all(tmp_path, CPU, "bf16")}
+    assert [str(result) for result in results.values() if not result.passed] == []
+    sampled = {name for name in results if name.startswith("sampling.")}
+    assert {results[name].limit for name in sampled} == {1e-4}
+    assert {name for name, result in results.items() if "bf16 run" in result.note} == {
+        *sampled,
+        "transformer.sr.out_video",
+    }
+    change(tmp_path, "dit_forward_fp32.safetensors", "1.sr.out_video", perturb)
+    assert failed_groups(tmp_path, "bf16") == {"transformer.sr.out_video"}
+    # 0 to the network's last layer: the same in float32 and in bfloat16, far beyond any limit.
+    change(tmp_path, "dit_weights.safetensors", "final_linear_video.weight", torch.zeros_like)
+    assert failed_groups(tmp_path, "bf16") >= {"transformer.sr.out_video", "sampling.base_cfg8.video"}
 
 
 def test_module_prints_a_line_per_group_and_needs_no_engine():
