@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from model.packing import PackedLayout, SequenceLayout
+from model.packing import PackedLayout, SequenceLayout, token_coordinates
 
 SMALL = SequenceLayout(latent_frames=1, latent_height=2, latent_width=4, num_audio=1, num_text=3)
 LARGE = SequenceLayout(latent_frames=2, latent_height=2, latent_width=2, num_audio=2, num_text=2)
@@ -37,3 +37,15 @@ def test_a_single_clip_is_not_copied():
 def test_a_pack_of_nothing_is_refused():
     with pytest.raises(ValueError, match="clips must hold at least one layout, got none"):
         PackedLayout(())
+
+
+@pytest.mark.parametrize(("num_audio", "reference"), [(1, 1), (4, 1), (5, 2), (8, 2), (20, 5), (21, 6)])
+def test_four_audio_latents_are_one_latent_frame(num_audio, reference):
+    """Recordings are of 4n + 1 audio latents, a driving recording may give any number."""
+    layout = SequenceLayout(latent_frames=3, latent_height=2, latent_width=2, num_audio=num_audio, num_text=4)
+    for style, expected in (("base", reference), ("sr", 3)):
+        if style == "sr" and num_audio == 1:
+            continue  # has no scale
+        audio_A9 = token_coordinates(layout, style)[3 : 3 + num_audio]
+        assert audio_A9[:, 0].tolist() == list(range(num_audio))
+        assert audio_A9[:, 3:].unique(dim=0).tolist() == [[num_audio, 1, 1, expected, 1, 1]]

@@ -86,6 +86,18 @@ def test_guidance_without_a_negative_prompt_is_refused(model):
         sample_guided(model, [start_latents()], [Conditions(torch.randn(1, 5, 48))], GuidedSampling(num_steps=2))
 
 
+def test_the_lower_guidance_begins_at_timestep_500(model):
+    """Six steps pass 499; the recorded eight pass no timestep near enough to tell."""
+    conditions = Conditions(torch.randn(1, 5, 48), torch.randn(1, 4, 48))
+
+    def video(**config):
+        [result] = sample_guided(model, [start_latents()], [conditions], GuidedSampling(num_steps=6, **config))
+        return result.video_1CTHW
+
+    assert torch.equal(video(), video(late_timestep=499))
+    assert not torch.equal(video(), video(late_timestep=498))
+
+
 def test_a_seed_means_the_same_noise_every_time():
     assert torch.equal(seeded_noise(3, CPU)((4,)), seeded_noise(3, CPU)((4,)))
     assert not torch.equal(seeded_noise(3, CPU)((4,)), seeded_noise(4, CPU)((4,)))

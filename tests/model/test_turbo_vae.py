@@ -5,7 +5,7 @@ import torch
 
 from model.parity.report import BF16_FLOOR, FP32_LIMIT, relative_error
 from model.tiny_autoencoders import tiny_turbo_vae
-from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder, to_uint8, turbo_vae_names
+from model.turbo_vae import ResidualBlock, TurboVAEConfig, TurboVAEDecoder, to_uint8, turbo_vae_names
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,19 @@ def test_assigned_weights_equal_turbo_vae_io_recording(golden, recorded):
     assert not weight.is_contiguous()
     frames = torch.cat(list(model.decode_chunks(recorded["T4.latent"])), dim=1)
     assert relative_error(frames, recorded["T4.frames"][0]) < FP32_LIMIT
+
+
+def test_residual_norms_have_an_epsilon_of_1e_8_whatever_the_shortcuts():
+    """The recordings' activations are of order one, where it does not show."""
+    block = ResidualBlock(4, 4, shortcut_eps=1.0, first_relu=True)
+    torch.nn.init.zeros_(block.conv1.conv.weight)
+    torch.nn.init.constant_(block.conv1.conv.bias, 1e-4)
+    seen = []
+    for conv in (block.conv1, block.conv2):
+        conv.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    block(torch.full((1, 4, 1, 1, 1), 1e-4))
+    half = torch.full((1, 4, 1, 1, 1), 0.5**0.5)  # 1e-4 over the root of 1e-4 squared and 1e-8
+    torch.testing.assert_close(seen, [half, torch.nn.functional.silu(half)])
 
 
 @pytest.mark.parametrize("num_latents", [1, 3, 4, 5, 9])
