@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from actors.muxing import VideoEncoding
 from actors.stage import Compute
@@ -47,6 +47,14 @@ class SamplingSettings(_Section):
     sr_align_corners: bool = True
     """How super-resolution enlarges the latent; false is the known remedy for ghosting in the first frames."""
     negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
+
+    @field_validator("negative_prompt")
+    @classmethod
+    def _super_resolution_needs_two_tokens(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.data.get("sr_guidance") is not None:
+            # A single token has no defined position there: every clip would fail, after base generation.
+            raise ValueError("must not be empty where sampling.sr_guidance is set")
+        return value
 
     def base(self, mode: str) -> GuidedSampling | DistilledSampling:
         """Sampler of base generation in a mode."""

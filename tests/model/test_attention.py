@@ -1,5 +1,6 @@
 """Every attention backend this machine has, against softmax written out in float64."""
 
+import re
 import sys
 
 import pytest
@@ -155,6 +156,34 @@ def test_flash_attention_3_is_chosen_on_hopper_in_bf16_where_it_is_installed(ins
     assert isinstance(choose_attention(torch.device("cpu"), BF16), SdpaAttention)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert isinstance(choose_attention(cuda, BF16), SdpaAttention)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "ModuleNotFoundError: "),
+        ("raise ImportError('undefined symbol:\\n foo')", "ImportError: undefined symbol: foo"),
+        ("raise OSError('libcudart.so.12: no such file')", "OSError: libcudart.so.12: no such file"),
+        ("raise RuntimeError('built for another torch')", "RuntimeError: built for another torch"),
+        ("", "AttributeError: module 'flash_attn_interface' has no attribute 'flash_attn_func'"),
+    ],
+)
+def test_a_flash_attention_3_that_does_not_load_is_told_of(install_stand_in, tmp_path, monkeypatch, content, reason):
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    install_stand_in("out")
+    path = tmp_path / "flash_attn_interface.py"
+    path.unlink() if content is None else path.write_text(content)
+    message = f"flash_attn_interface does not load, install a build for this torch: {reason}"
+    with pytest.raises(ImportError, match=re.escape(message)):
+        FlashAttention3Attention()
+    if content is None:
+        assert isinstance(choose_attention(cuda, BF16), SdpaAttention)
+    else:
+        with pytest.raises(ImportError, match=re.escape(message)):
+            choose_attention(cuda, BF16)
+    monkeypatch.setattr("model.attention._is_hopper", lambda device: True)
+    assert available_backends(torch.device("cpu"), BF16).keys() >= {"sdpa", "sdpa_math", "sdpa_flash"}
 
 
 def test_local_window_rejects_a_negative_radius():

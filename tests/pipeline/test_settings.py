@@ -40,6 +40,14 @@ def test_a_bad_setting_is_one_clear_line(override, message):
     assert "\n" not in str(caught.value)
 
 
+def test_guidance_of_super_resolution_needs_a_negative_prompt():
+    with pytest.raises(SettingsError, match=r"setting sampling\.negative_prompt='': .*must not be empty where") as caught:
+        load_settings(None, ["sampling.negative_prompt=''", "sampling.sr_guidance=3.5"])
+    assert "\n" not in str(caught.value)
+    assert load_settings(None, ["sampling.negative_prompt=''"]).sampling.negative_prompt == ""
+    assert load_settings(None, ["sampling.sr_guidance=3.5"]).sampling.super_resolution().guidance == 3.5
+
+
 def test_an_absent_or_broken_file_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"settings .*absent\.yaml"):
         load_settings(str(tmp_path / "absent.yaml"))
