@@ -121,7 +121,9 @@ class FlashAttention3Attention(AttentionBackend):
             self._flash_attn_func: Callable[..., Tensor | tuple[Tensor, ...]] = module.flash_attn_func
         except Exception as error:  # a build for another torch or CUDA fails in whatever way its loader does
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ImportError(f"{_FLASH_ATTENTION_3} does not load, install a build for this torch: {reason}") from error
+            raise ImportError(
+                f"{_FLASH_ATTENTION_3} does not load, install a build for this torch: {reason}"
+            ) from error
 
     def attend(self, q_NHK: Tensor, k_MGK: Tensor, v_MGK: Tensor) -> Tensor:
         """See `AttentionBackend.attend`."""

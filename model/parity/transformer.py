@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.attention import choose_attention
 from model.packing import LocalWindow, PositionStyle, SequenceLayout, patchify, token_coordinates, unpatchify
 from model.parity.report import GoldenSet, Group, Pair, prefixes
 from model.transformer import Transformer, TransformerConfig
@@ -57,8 +58,9 @@ def recorded_config(raw: Mapping[str, Any], style: PositionStyle) -> Transformer
 
 
 def recorded_transformer(golden: GoldenSet, style: PositionStyle, dtype: torch.dtype) -> Transformer:
-    """The recorded model with its weights, linear layers in `dtype`."""
-    model = Transformer(recorded_config(golden.config(CONFIG), style), compute_dtype=dtype)
+    """The recorded model with its weights, linear layers in `dtype`, with the attention that a job would choose."""
+    config = recorded_config(golden.config(CONFIG), style)
+    model = Transformer(config, dtype, choose_attention(golden.device, dtype))
     model.load_state_dict(golden.tensors(WEIGHTS), strict=True)
     return model.to(golden.device).eval().requires_grad_(False)
 

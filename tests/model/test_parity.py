@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jobs import parity
-from model.parity.report import Group, Pair, compare, relative_error
+from model.attention import SdpaAttention
+from model.parity.report import GoldenSet, Group, Pair, compare, relative_error
 from model.parity.sampling import RecordedRun
 from model.parity.suite import COMPARISONS, run_all
+from model.parity.transformer import recorded_transformer
 from tests.model.conftest import GOLDEN
 
 CPU = torch.device("cpu")
@@ -293,6 +295,13 @@ def test_without_a_bf16_recording_float32_is_judged_and_bf16_told(tmp_path):
     # 0 to the network's last layer: the same in float32 and in bfloat16, far beyond any limit.
     change(tmp_path, "dit_weights.safetensors", "final_linear_video.weight", torch.zeros_like)
     assert failed_groups(tmp_path, "bf16") >= {"transformer.sr.out_video", "sampling.base_cfg8.video"}
+
+
+def test_the_attention_compared_is_the_one_a_job_chooses(monkeypatch):
+    chosen = {CPU: SdpaAttention("math")}
+    monkeypatch.setattr("model.parity.transformer.choose_attention", lambda device, dtype: chosen[device])
+    model = recorded_transformer(GoldenSet(GOLDEN, CPU, "fp32"), "sr", torch.float32)
+    assert {layer.attention.backend for layer in model.block.layers} == set(chosen.values())
 
 
 def test_module_prints_a_line_per_group_and_needs_no_engine():

@@ -41,7 +41,9 @@ def test_a_bad_setting_is_one_clear_line(override, message):
 
 
 def test_guidance_of_super_resolution_needs_a_negative_prompt():
-    with pytest.raises(SettingsError, match=r"setting sampling\.negative_prompt='': .*must not be empty where") as caught:
+    with pytest.raises(
+        SettingsError, match=r"setting sampling\.negative_prompt='': .*must not be empty where"
+    ) as caught:
         load_settings(None, ["sampling.negative_prompt=''", "sampling.sr_guidance=3.5"])
     assert "\n" not in str(caught.value)
     assert load_settings(None, ["sampling.negative_prompt=''"]).sampling.negative_prompt == ""
