@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from actors.checkpoint_source import CheckpointSource
 from actors.stage import Compute, Stage, Work
+from model.denoiser import Conditions, Latents, initial_noise, seeded_noise
 from model.geometry import AUDIO_LATENT_CHANNELS, VIDEO_LATENT_CHANNELS, latent_size
-from model.sampling import (
-    Conditions,
-    DistilledSampling,
-    GuidedSampling,
-    Latents,
-    initial_noise,
-    sample_distilled,
-    sample_guided,
-    seeded_noise,
-)
+from model.sampling import DistilledSampling, GuidedSampling, sample_distilled, sample_guided
 
 
 class BaseGeneration(Stage):

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from actors.checkpoint_source import CheckpointSource
 from actors.stage import Compute, Stage, Work
+from model.denoiser import Conditions, Latents, seeded_noise
 from model.geometry import latent_size
-from model.sampling import (
-    Conditions,
-    Latents,
-    SuperResolutionSampling,
-    prepare_super_resolution,
-    sample_super_resolution,
-    seeded_noise,
-)
+from model.sampling import SuperResolutionSampling, prepare_super_resolution, sample_super_resolution
 
 
 class SuperResolution(Stage):

@@ -13,15 +13,13 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from model.denoiser import Conditions, Latents, NoiseSource
 from model.packing import PositionStyle
 from model.parity import transformer
 from model.parity.report import GoldenSet, Group, Pair, prefixes
 from model.sampling import (
-    Conditions,
     DistilledSampling,
     GuidedSampling,
-    Latents,
-    NoiseSource,
     SuperResolutionSampling,
     sample_distilled,
     sample_guided,

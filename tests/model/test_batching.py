@@ -5,19 +5,16 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from model.denoiser import Conditions, Denoiser, Latents, seeded_noise
 from model.packing import LocalWindow
 from model.parity.report import relative_error
 from model.sampling import (
-    Conditions,
-    Denoiser,
     DistilledSampling,
     GuidedSampling,
-    Latents,
     SuperResolutionSampling,
     sample_distilled,
     sample_guided,
     sample_super_resolution,
-    seeded_noise,
 )
 from model.transformer import Transformer
 from model.variants import tiny_config

@@ -2,17 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model.denoiser import Conditions, Latents, initial_noise, seeded_noise
 from model.sampling import (
-    Conditions,
     DistilledSampling,
     GuidedSampling,
-    Latents,
     SuperResolutionSampling,
-    initial_noise,
     prepare_super_resolution,
     sample_distilled,
     sample_guided,
-    seeded_noise,
 )
 from model.schedule import zero_snr_levels
 from model.transformer import Transformer
