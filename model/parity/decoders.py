@@ -35,7 +35,10 @@ def turbo_vae_groups(golden: GoldenSet) -> Iterator[Group]:
 
     @cache
     def decoder(dtype: torch.dtype) -> TurboVAEDecoder:
-        model = TurboVAEDecoder(TurboVAEConfig.from_dict(golden.config(config_name)))
+        raw = golden.config(config_name)
+        # The original never reads it; ours refuses one that the blocks do not multiply to, a recording need not.
+        ratio = raw["patch_size"] * 2 ** sum(raw["decoder_spatio_temporal_scaling"])
+        model = TurboVAEDecoder(TurboVAEConfig.from_dict(raw | {"spatial_compression_ratio": ratio}))
         model.load_state_dict(golden.tensors(weights_name), strict=True)
         return model.to(golden.device, dtype).eval().requires_grad_(False)
 

@@ -245,6 +245,13 @@ def test_what_cannot_be_compared_fails_in_one_line_and_the_rest_goes_on(tmp_path
     assert lines[5].startswith("4 passed, 1 failed; not compared, files not in DIR: release (release_shapes.json); ")
 
 
+def test_a_spatial_ratio_that_the_original_passes_over_is_passed_over(tmp_path):
+    copy_golden(tmp_path, "turbo_vae")
+    path = tmp_path / "turbo_vae_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"spatial_compression_ratio": 99}))
+    assert failed_groups(tmp_path) == set()
+
+
 def test_unreadable_and_unknown_recordings_fail_by_name(tmp_path, capsys):
     copy_golden(tmp_path, "schedule", "transformer", "sampling", "turbo_vae", "release")
     (tmp_path / "schedules.safetensors").write_bytes(b"not a safetensors file")
