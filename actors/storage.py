@@ -4,6 +4,7 @@ A URL is anything fsspec understands; a plain path is a local one. Endpoint and 
 botocore finds by itself. Whatever is missing, forbidden or out of reach ends as one `StorageError` line with the URL.
 """
 
+import glob
 import hashlib
 import json
 import logging
@@ -235,8 +236,10 @@ def _download(fs: Any, path: str, slot: Path, parts: Sequence[str] | None) -> Pa
         version = hashlib.sha256(f"{size_bytes} {etag}".encode()).hexdigest()[:8]
         partial = target.with_name(f"{target.name}.{version}{PARTIAL_SUFFIX}")
         source = posixpath.join(path, relative).rstrip("/")
-        if etag is None:
-            partial.unlink(missing_ok=True)  # nothing tells whether what an earlier process left is of this version
+        for left in target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 8}{PARTIAL_SUFFIX}"):
+            # Without an etag nothing tells whether what an earlier process left is of this version.
+            if left != partial or etag is None:
+                left.unlink()
         _fetch_file(fs, source, partial, size_bytes)
         # Objects come in pieces; a writer in between would leave a mixture of the right size.
         if partial.stat().st_size != size_bytes or _find_files(fs, source) != {"": (size_bytes, etag)}:
@@ -258,6 +261,7 @@ def _fetch_file(fs: Any, source: str, partial: Path, size_bytes: int) -> None:
             for piece in pool.map(lambda start, end: fs.cat_file(source, start=start, end=end), turn, ends):
                 file.write(piece)
                 file.flush()
+        os.fsync(file.fileno())  # a record of a file that a power failure empties would be believed for ever
 
 
 def _is_below(name: str, parts: Sequence[str] | None) -> bool:

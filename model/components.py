@@ -6,7 +6,7 @@ models in the same file: Stable Audio's diffusion model, T5Gemma's decoder, head
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoint_files import CheckpointError, CheckpointFiles, LocalFiles, read_json
+from model.geometry import (
+    AUDIO_LATENT_CHANNELS,
+    LATENT_STRIDE_SPACE,
+    LATENT_STRIDE_TIME,
+    PATCH_SIZE,
+    VIDEO_LATENT_CHANNELS,
+)
 from model.layout import ComponentFiles, Layout
 from model.tensor_files import (
     TensorHeader,
@@ -96,11 +103,30 @@ def read_contents(files: CheckpointFiles, layout: Layout, component: str) -> Con
     found = layout.files(component)
     try:
         config = read_json(files, found.config) if found.config else {}
-        return _READERS[component](files, component, found, config)
+        contents = _READERS[component](files, component, found, config)
+        _require_plain_numbers(contents)
     except CheckpointError as error:
         raise error if str(error).startswith(f"{component}: ") else CheckpointError(f"{component}: {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{component}: {found.config or found.folder}: {error}") from error
+    return contents
+
+
+def _require_sizes(*sizes: tuple[str, int, int]) -> None:
+    """Hold sizes against those of the pipeline's latents."""
+    for name, value, allowed in sizes:
+        if value != allowed:
+            raise ValueError(f"{name} must be {allowed}, as the pipeline's latents have it, got {value}")
+
+
+def _require_plain_numbers(contents: Contents) -> None:
+    """Whole numbers are quantised weights, which mean nothing without their scales."""
+    for name in contents.names.values():
+        header = contents.headers[name]
+        if not header.dtype.is_floating_point:
+            raise CheckpointError(
+                f"tensor {name} in {header.file} has dtype {header.dtype}, expected a floating-point one"
+            )
 
 
 def network_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -111,6 +137,14 @@ def network_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 def _transformer(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
     headers = safetensors_headers(files, found.weights)
     given = {name: header.shape for name, header in headers.items()}
+    try:
+        sizes = config_from_shapes(given, component)
+    except ValueError as error:  # the tensors are at fault, whatever the configuration says
+        raise CheckpointError(f"{found.weights[0]}: {error}, found {_some(given)}") from error
+    _require_sizes(
+        ("numbers per video token", sizes.video_channels, VIDEO_LATENT_CHANNELS * PATCH_SIZE**2),
+        ("numbers per audio token", sizes.audio_channels, AUDIO_LATENT_CHANNELS),
+    )
     with torch.device("meta"):
         shapes = network_shapes(Transformer(config_from_shapes(given, component, config)))
     check_tensors(component, shapes, given)
@@ -129,13 +163,23 @@ def _text_encoder(files: CheckpointFiles, component: str, found: ComponentFiles,
 
 
 def _turbo_vae(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
+    turbo = TurboVAEConfig.from_dict(config)
+    _require_sizes(
+        ("out_channels", turbo.out_channels, 3),
+        ("spatial_compression_ratio", turbo.spatial_compression_ratio, LATENT_STRIDE_SPACE),
+        ("temporal_compression_ratio", turbo.temporal_compression_ratio, LATENT_STRIDE_TIME),
+    )
     with torch.device("meta"):
-        shapes = network_shapes(TurboVAEDecoder(TurboVAEConfig.from_dict(config)))
+        shapes = network_shapes(TurboVAEDecoder(turbo))
     raw = torch_file_shapes(files, found.weights[0])
-    if EMA_WEIGHTS not in raw:
-        raise CheckpointError(f"{found.weights[0]} must hold {EMA_WEIGHTS}, got {sorted(map(str, raw))[:5]}")
-    every = _torch_headers(_state_dict(raw), found.weights[0])
-    used = turbo_vae_names(every)
+    if not isinstance(raw, Mapping) or EMA_WEIGHTS not in raw:
+        what = _some(raw) if isinstance(raw, Mapping) else type(raw).__name__
+        raise CheckpointError(f"{found.weights[0]} must hold {EMA_WEIGHTS}, found {what}")
+    every = _torch_headers(raw, found.weights[0])
+    try:
+        used = turbo_vae_names(every)
+    except ValueError as error:
+        raise CheckpointError(f"{found.weights[0]}: {error}") from error
     headers = {file_name: every[file_name] for file_name in used.values()}
     names = {name: used.get(name, name) for name in shapes}
     check_tensors(component, {names[n]: shape for n, shape in shapes.items()}, {n: h.shape for n, h in headers.items()})
@@ -147,11 +191,16 @@ def _wan_vae(files: CheckpointFiles, component: str, found: ComponentFiles, conf
     from model.wan_vae import TensorNaming, wan_tensor_shapes
 
     if found.weights[0].endswith(".pth"):
-        headers = _torch_headers(_state_dict(torch_file_shapes(files, found.weights[0])), found.weights[0])
+        headers = _torch_headers(torch_file_shapes(files, found.weights[0]), found.weights[0])
     else:
         headers = safetensors_headers(files, found.weights)
     given = {name: header.shape for name, header in headers.items()}
-    wan = WanVaeConfig.from_diffusers(config) if config else WanVaeConfig.from_shapes(given)
+    try:
+        from_shapes = None if config else WanVaeConfig.from_shapes(given)
+    except ValueError as error:
+        raise CheckpointError(f"{found.weights[0]}: {error}, found {_some(given)}") from error
+    wan = from_shapes or WanVaeConfig.from_diffusers(config)
+    wan.require_pipeline_sizes()
     naming: TensorNaming = "diffusers" if config else "original"
     has_decoder = any(name.startswith("decoder.") for name in given)
     shapes = wan_tensor_shapes(wan, "whole" if has_decoder else "encoder", naming)
@@ -182,12 +231,23 @@ def _state_dict(raw: Any) -> Mapping[str, Tensor]:
     return state_dict
 
 
-def _torch_headers(state_dict: Mapping[str, Any], file: str) -> dict[str, TensorHeader]:
-    return {
-        str(name): TensorHeader(tuple(tensor.shape), tensor.dtype, file)
-        for name, tensor in state_dict.items()
-        if isinstance(tensor, Tensor)
-    }
+def _torch_headers(raw: Any, file: str) -> dict[str, TensorHeader]:
+    try:
+        held = {str(name): tensor for name, tensor in _state_dict(raw).items() if isinstance(tensor, Tensor)}
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    if not held:
+        raise CheckpointError(f"{file} must hold tensors by name, found {_some(_state_dict(raw))}")
+    for name, tensor in held.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            raise CheckpointError(f"tensor {name} in {file} is a sparse or quantised one, expected a plain one")
+    return {name: TensorHeader(tuple(tensor.shape), tensor.dtype, file) for name, tensor in held.items()}
+
+
+def _some(names: Iterable[Any]) -> str:
+    """The first few of some names, for a message."""
+    shown = sorted(map(str, names))
+    return f"{', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''}" or "nothing"
 
 
 _READERS: dict[str, Callable[[CheckpointFiles, str, ComponentFiles, dict[str, Any]], Contents]] = {

@@ -12,11 +12,11 @@ their own repositories.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from model.checkpoint_files import CheckpointError, CheckpointFiles, read_json
-from model.text_encoder import is_encoder_tensor
+from model.text_encoder import TOKENIZER_FILES, is_encoder_tensor
 from model.variants import VARIANTS
 
 COMPONENTS = (*VARIANTS, "text_encoder", "wan_vae", "audio_vae", "turbo_vae")
@@ -34,8 +34,6 @@ _FOLDERS = {
     "turbo_vae": ("turbo_vae",),
 }
 """Folders that may hold a component, the release's own name first."""
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model")
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,10 @@ class Layout:
             raise CheckpointError(f"{component}: {self.problems.get(component) or self.absence(component)}")
         return self.components[component]
 
-    @staticmethod
-    def absence(component: str) -> str:
-        """Say where a component was looked for."""
-        return f"is absent, none of the folders {', '.join(_FOLDERS[component])} is there"
+    def absence(self, component: str) -> str:
+        """Say where a component was looked for, and what else was found in its place."""
+        folders = f"is absent, none of the folders {', '.join(_FOLDERS[component])} holds a file"
+        return "; ".join([folders, *(self.remarks if component in VARIANTS else ())])
 
     def has(self, component: str) -> bool:
         """Whether all files of a component are there."""
@@ -158,9 +156,11 @@ def _one_folder_roles(files: CheckpointFiles, folders: Collection[str]) -> tuple
     index = read_json(files, MODEL_INDEX)
     about = f"{index.get('_class_name', '')} {files.url.rstrip('/').rpartition('/')[2]}".lower()
     if "cfg_number" in index:
+        if type(index["cfg_number"]) is not int:
+            raise CheckpointError(f"cfg_number in {MODEL_INDEX} must be a whole number, got {index['cfg_number']!r}")
         base, reason = "distill" if index["cfg_number"] == 1 else "base", f"cfg_number is {index['cfg_number']}"
     elif "distill" in about:
-        base, reason = "distill", "the name of the folder says so"
+        base, reason = "distill", "the name of the folder or pipeline says so"
     else:
         base, reason = "base", f'nothing says that it is distilled ("cfg_number": 1 in {MODEL_INDEX} would)'
     roles, remarks = {base: "transformer"}, [f"transformer is taken as {base}: {reason}"]
@@ -200,13 +200,21 @@ def _find_transformer(files: CheckpointFiles, folder: str) -> ComponentFiles:
 def _find_text_encoder(files: CheckpointFiles, folder: str) -> ComponentFiles:
     weights, others = _find_safetensors(files, folder, is_encoder_tensor)
     config = _require(files, f"{folder}/config.json")
+    return _with_tokenizer(files, ComponentFiles(folder, weights, config, others))
+
+
+def _with_tokenizer(files: CheckpointFiles, found: ComponentFiles) -> ComponentFiles:
+    folder, config = found.folder, found.config
     beside = f"{folder}/".rpartition("/")[0].rpartition("/")[0]
     for place in (folder, f"{beside}/tokenizer".lstrip("/")):
         small = [name for name in files.sizes if name.startswith(f"{place}/") and "/" not in name[len(place) + 1 :]]
-        if any(name.rpartition("/")[2] in _TOKENIZER_FILES for name in small):
+        if any(name.rpartition("/")[2] in TOKENIZER_FILES for name in small):
             tokenizer = [name for name in small if name.endswith((".json", ".model", ".jinja")) and name != config]
-            return ComponentFiles(folder, weights, config, tuple(sorted({*others, *tokenizer})), place)
-    raise CheckpointError(f"{folder} has no tokenizer: {' or '.join(_TOKENIZER_FILES)} is missing")
+            for name in tokenizer:
+                if name.endswith(".json"):
+                    read_json(files, name)
+            return replace(found, others=tuple(sorted({*found.others, *tokenizer})), tokenizer_folder=place)
+    raise CheckpointError(f"{folder} has no tokenizer: {' or '.join(TOKENIZER_FILES)} is missing")
 
 
 def _find_wan_vae(files: CheckpointFiles, folder: str) -> ComponentFiles:
@@ -261,7 +269,10 @@ def _find_safetensors(
             return found, (index_name,)
         if single in files.sizes or single + PACKED_SUFFIX in files.sizes:
             return (_shard(files, single, ""),), ()
-    raise CheckpointError(f"{folder}/model.safetensors.index.json or {folder}/model.safetensors is missing")
+    inside = [name[len(folder) + 1 :] for name in files.sizes if name.startswith(f"{folder}/")]
+    shown = f"{', '.join(inside[:5])}{', ...' if len(inside) > 5 else ''}"
+    expected = "model.safetensors, diffusion_pytorch_model.safetensors or the index of its shards"
+    raise CheckpointError(f"{folder} must hold {expected}, found {shown}")
 
 
 def _weight_map(files: CheckpointFiles, index_name: str) -> dict[str, str]:
@@ -273,6 +284,8 @@ def _weight_map(files: CheckpointFiles, index_name: str) -> dict[str, str]:
 
 
 def _shard(files: CheckpointFiles, name: str, index_name: str) -> str:
+    if ".." in name.split("/"):
+        raise CheckpointError(f"{index_name} names the shard {name}, which leaves the folder")
     for candidate in (name, name + PACKED_SUFFIX):
         if candidate in files.sizes:
             return candidate

@@ -18,6 +18,7 @@ from diffusers.models.autoencoders.autoencoder_oobleck import OobleckEncoder
 from torch import nn
 from torch.nn.utils import weight_norm
 
+from model.config_types import as_tuple, require_types, section
 from model.geometry import AUDIO_LATENT_CHANNELS, MODEL_SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
 
 TensorNaming = Literal["original", "diffusers"]
@@ -49,6 +50,7 @@ class OobleckHalf:
     audio_channels: int
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in ("channels", "latent_channels", "audio_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of the audio autoencoder must be at least 1, got {getattr(self, name)}")
@@ -82,18 +84,19 @@ class OobleckConfig:
             ValueError: a key is missing, or the file describes another kind of autoencoder.
         """
         try:
-            return cls._from_diffusers(raw) if "encoder_hidden_size" in raw else cls._from_stable_audio(raw["model"])
+            return cls._from_diffusers(raw) if "encoder_hidden_size" in raw else cls._from_stable_audio(raw)
         except KeyError as error:
             raise ValueError(f"the audio autoencoder's config lacks the key {error}") from error
 
     @classmethod
     def _from_stable_audio(cls, raw: Mapping[str, Any]) -> OobleckConfig:
-        raw = raw["pretransform"]["config"] if "pretransform" in raw else raw
-        encoder, decoder = raw["encoder"]["config"], raw["decoder"]["config"]
+        raw = section(raw, "model")
+        raw = section(raw, "pretransform", "config") if "pretransform" in raw else raw
+        encoder, decoder = section(raw, "encoder", "config"), section(raw, "decoder", "config")
         for field, value, allowed in (
             ("encoder.type", raw["encoder"]["type"], "oobleck"),
             ("decoder.type", raw["decoder"]["type"], "oobleck"),
-            ("bottleneck.type", raw["bottleneck"]["type"], "vae"),
+            ("bottleneck.type", section(raw, "bottleneck")["type"], "vae"),
             ("encoder.use_snake", encoder.get("use_snake", False), True),
             ("decoder.use_snake", decoder.get("use_snake", False), True),
             ("decoder.final_tanh", decoder.get("final_tanh", True), False),
@@ -104,19 +107,19 @@ class OobleckConfig:
                 raise ValueError(f"{field} of the audio autoencoder must be {allowed}, got {value}")
 
         def half(part: Mapping[str, Any], audio_channels: str) -> OobleckHalf:
-            multiples, strides = tuple(part["c_mults"]), tuple(part["strides"])
+            multiples, strides = as_tuple(part["c_mults"]), as_tuple(part["strides"])
             return OobleckHalf(part["channels"], multiples, strides, part["latent_dim"], part[audio_channels])
 
         return cls(half(encoder, "in_channels"), half(decoder, "out_channels"))
 
     @classmethod
     def _from_diffusers(cls, raw: Mapping[str, Any]) -> OobleckConfig:
-        multiples, strides = tuple(raw["channel_multiples"]), tuple(raw["downsampling_ratios"])
+        multiples, strides = as_tuple(raw["channel_multiples"]), as_tuple(raw["downsampling_ratios"])
         # diffusers' encoder gives as many numbers as it is wide.
         width, audio = raw["encoder_hidden_size"], raw["audio_channels"]
-        encoder = OobleckHalf(width, multiples, strides, 2 * raw["decoder_input_channels"], audio)
         decoder_width, latent = raw["decoder_channels"], raw["decoder_input_channels"]
-        return cls(encoder, OobleckHalf(decoder_width, multiples, strides, latent, audio))
+        decoder = OobleckHalf(decoder_width, multiples, strides, latent, audio)
+        return cls(OobleckHalf(width, multiples, strides, 2 * latent, audio), decoder)
 
     def require_pipeline_sizes(self) -> None:
         """Check that the Transformer's latents fit: 64 channels, 2048 samples per latent, stereo.

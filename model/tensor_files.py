@@ -6,7 +6,6 @@ that needs no change is a view of the mapped file: actors of one machine share i
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,8 @@ import zstandard
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.checkpoint_files import CheckpointError, CheckpointFiles, LocalFiles
+from model.checkpoint_files import GIT_LFS_HINT, GIT_LFS_POINTER, CheckpointError, CheckpointFiles, LocalFiles
+from model.safetensors_header import read_header, read_into
 
 NUM_READERS = 4
 """Threads that read at once; more gain nothing on the disks tried, and each may hold the tensor it converts."""
@@ -32,26 +32,6 @@ PIECE_BYTES = 256 * 2**20
 """Tensors that one reader maps at a time, unless a single one is larger: what is mapped counts as the process's."""
 
 PAGE_BYTES = 4096
-
-MAX_HEADER_BYTES = 100 * 2**20
-"""Longest header of a safetensors file (source: the format's reference implementation)."""
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-
-_Stream = BufferedIOBase | zstandard.ZstdDecompressionReader
 
 _FORBIDDEN_GLOBAL = re.compile(r"GLOBAL (\S+)")
 """How PyTorch's safe loader names what a pickle wants to call."""
@@ -92,14 +72,14 @@ def safetensors_headers(files: CheckpointFiles, names: Sequence[str]) -> dict[st
     def read(name: str) -> dict[str, TensorHeader]:
         with files.open(name) as file, _naming(name):
             if name.endswith(".zst"):
-                header, _ = _read_header(_unpack(file))
+                header, _ = read_header(_unpack(file))
             else:
-                header, start = _read_header(file)
-                needed = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+                header, start = read_header(file)
+                needed = start + max((entry.end for entry in header.values()), default=0)
                 if files.sizes[name] != needed:
                     found = f"it has {files.sizes[name]:,} bytes, its header asks for {needed:,}"
                     raise CheckpointError(f"{name} is cut short or damaged: {found}")
-            return {tensor: TensorHeader(tuple(e["shape"]), _dtype(e), name) for tensor, e in header.items()}
+            return {tensor: TensorHeader(entry.shape, entry.dtype, name) for tensor, entry in header.items()}
 
     headers: dict[str, TensorHeader] = {}
     with ThreadPoolExecutor(NUM_READERS) as pool:
@@ -145,6 +125,11 @@ def read_safetensors(
     with ThreadPoolExecutor(NUM_READERS) as pool:
         for found in pool.map(read, _pieces(groups, headers)):
             tensors |= found
+    for name in dtypes:
+        if tensors[name].shape != headers[name].shape:
+            raise CheckpointError(
+                f"{headers[name].file} was replaced while it was read: tensor {name} changed its shape"
+            )
     return {name: tensors[name] for name in dtypes}
 
 
@@ -180,67 +165,30 @@ def _read_packed(
     tensors = {}
     with files.open(shard) as packed:
         stream = _unpack(packed)
-        header, _ = _read_header(stream)
-        position = 0
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            start, end = entry["data_offsets"]
-            if start != position:
-                raise CheckpointError(f"{shard} is damaged: tensor {name} starts at {start}, expected {position}")
-            position = end
+        header, _ = read_header(stream)
+        for name, entry in header.items():
             if name not in dtypes:
-                _skip(stream, end - start)
+                _skip(stream, entry.end - entry.start)
                 continue
-            data = bytearray(end - start)
-            _read_into(stream, memoryview(data))
-            flat = torch.frombuffer(data, dtype=_dtype(entry)) if data else torch.empty(0, dtype=_dtype(entry))
-            tensors[name] = flat.view(entry["shape"]).to(device, dtypes[name])
+            data = bytearray(entry.end - entry.start)
+            read_into(stream, memoryview(data))
+            flat = torch.frombuffer(data, dtype=entry.dtype) if data else torch.empty(0, dtype=entry.dtype)
+            tensors[name] = flat.view(entry.shape).to(device, dtypes[name])
         if stream.read(1):
             raise CheckpointError(f"{shard} is damaged: it goes on behind its last tensor")
     return tensors
 
 
 def _unpack(packed: BufferedIOBase) -> zstandard.ZstdDecompressionReader:
-    return zstandard.ZstdDecompressor().stream_reader(cast("IO[bytes]", packed))
-
-
-def _read_into(stream: _Stream, target: memoryview) -> None:
-    position = 0
-    while position < len(target):
-        num_read = stream.readinto(target[position:])
-        if not num_read:
-            raise EOFError("it ends early")
-        position += num_read
+    # pzstd, and whoever packs in parts, writes frame behind frame.
+    return zstandard.ZstdDecompressor().stream_reader(cast("IO[bytes]", packed), read_across_frames=True)
 
 
 def _skip(stream: zstandard.ZstdDecompressionReader, num_bytes: int) -> None:
     scratch = memoryview(bytearray(min(num_bytes, 2**20)))
     while num_bytes:
-        _read_into(stream, scratch[: min(num_bytes, len(scratch))])
+        read_into(stream, scratch[: min(num_bytes, len(scratch))])
         num_bytes -= min(num_bytes, len(scratch))
-
-
-def _read_header(stream: _Stream) -> tuple[dict[str, Any], int]:
-    """Entries of a safetensors header and where the contents start, in bytes."""
-    length_bytes = bytearray(8)
-    _read_into(stream, memoryview(length_bytes))
-    length = int.from_bytes(length_bytes, "little")
-    if length > MAX_HEADER_BYTES:
-        raise ValueError(f"this is no safetensors file, its header would be {length:,} bytes long")
-    text = bytearray(length)
-    _read_into(stream, memoryview(text))
-    header = json.loads(bytes(text))
-    header.pop("__metadata__", None)
-    for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        if prod(entry["shape"]) * _dtype(entry).itemsize != end - start:
-            raise ValueError(f"tensor {name} of shape {entry['shape']} cannot have {end - start:,} bytes")
-    return header, 8 + length
-
-
-def _dtype(entry: Mapping[str, Any]) -> torch.dtype:
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"dtype {entry['dtype']} is not known here, only {', '.join(_DTYPES)}")
-    return _DTYPES[entry["dtype"]]
 
 
 def torch_file_shapes(files: CheckpointFiles, name: str) -> Any:
@@ -250,6 +198,9 @@ def torch_file_shapes(files: CheckpointFiles, name: str) -> Any:
         CheckpointError: the file is damaged, or holds more than tensors and plain values (no code of it is ever run).
     """
     with files.open(name) as file:
+        if file.read(len(GIT_LFS_POINTER)) == GIT_LFS_POINTER:
+            raise CheckpointError(f"{name} is damaged: {GIT_LFS_HINT}")
+        file.seek(0)
         return _load_torch(name, file, map_location="meta")
 
 
@@ -271,7 +222,7 @@ def _load_torch(name: str, source: Any, **options: Any) -> Any:
         if found := _FORBIDDEN_GLOBAL.search(str(error)):
             raise CheckpointError(f"{name} holds code ({found[1]}) beside tensors and is not loaded") from error
         raise CheckpointError(f"{name} is damaged or no PyTorch file") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # a damaged pickle makes the loader stumble in many ways
         raise CheckpointError(f"{name} is damaged: {_first_sentence(error)}") from error
 
 
@@ -282,6 +233,8 @@ def _naming(name: str) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
+    except OSError as error:
+        raise CheckpointError(f"{name} cannot be read: {error.strerror or _first_sentence(error)}") from error
     except (SafetensorError, zstandard.ZstdError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{name} is damaged: {_first_sentence(error)}") from error
 

@@ -25,7 +25,9 @@ _MIN_SHARED_TOKENS = 4
 
 _ATTENTION = "within_prompts"
 _ENCODER_PREFIXES = ("model.encoder.", "encoder.")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+"""One of them is needed."""
 
 
 def is_encoder_tensor(name: str) -> bool:
@@ -44,7 +46,11 @@ def expected_encoder_tensors(config: Mapping[str, Any]) -> dict[str, tuple[int, 
     Raises:
         ValueError: it is not a T5Gemma's, or holds a value that transformers refuses.
     """
-    model = _build_empty(_parse_config(config))
+    parsed = _parse_config(config)
+    try:
+        model = _build_empty(parsed)
+    except Exception as error:  # as in _load_tokenizer
+        raise ValueError(f"the text encoder's config is not a T5Gemma's: {_in_one_line(error)}") from error
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
@@ -208,8 +214,8 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     # Without a vocabulary transformers builds a tokenizer of five special tokens and says nothing.
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ValueError(f"{folder} holds no tokenizer: neither {' nor '.join(_TOKENIZER_FILES)}")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(f"{folder} holds no tokenizer: neither {' nor '.join(TOKENIZER_FILES)}")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library lets whatever it meets through, bare Exception included

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.config_types import as_tuple, require_types
 from model.latent_statistics import WAN22_LATENT_MEAN, denormalise
 
 # The release gives its residual norms this epsilon by hand; resnet_norm_eps of the config reaches the shortcuts only.
@@ -50,6 +51,7 @@ class TurboVAEConfig:
     spatial_compression_ratio: int
 
     def __post_init__(self) -> None:
+        require_types(self)
         if self.latent_channels != len(WAN22_LATENT_MEAN):
             raise ValueError(f"latent_channels must be {len(WAN22_LATENT_MEAN)}, got {self.latent_channels}")
         for field in ("out_channels", "patch_size", "first_chunk_size", "step_size"):
@@ -84,16 +86,14 @@ class TurboVAEConfig:
         for key, allowed in (("decoder_causal", False), ("use_unpatchify", True), ("patch_size_t", 1)):
             if raw.get(key, allowed) != allowed:
                 raise ValueError(f"{key} must be {allowed}: only the released variant is built, got {raw[key]}")
-        if any(raw.get("decoder_is_dw_conv", ())):
+        is_depthwise = raw.get("decoder_is_dw_conv", ())
+        if any(is_depthwise) if isinstance(is_depthwise, list | tuple) else is_depthwise:
             raise ValueError(f"decoder_is_dw_conv must be false everywhere, got {raw['decoder_is_dw_conv']}")
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in raw]
         if missing:
             raise ValueError(f"Turbo VAE config lacks {missing}")
-        values: dict[str, Any] = {
-            name: tuple(raw[name]) if isinstance(raw[name], list) else raw[name] for name in names
-        }
-        return cls(**values)
+        return cls(**{name: as_tuple(raw[name]) for name in names})
 
 
 def rms_norm(x_BCTHW: Tensor, eps: float, activation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -313,9 +313,11 @@ def turbo_vae_names(names: Iterable[str]) -> dict[str, str]:
     Args:
         names: keys of the release's `ema_state_dict`.
     """
-    found = {}
+    found: dict[str, str] = {}
     for given in names:
         name = given.removeprefix("module.").removeprefix("decoder.")
         if name.partition(".")[0] in _NETWORK_PARTS:
+            if f"decoder.{name}" in found:
+                raise ValueError(f"{found[f'decoder.{name}']} and {given} are the same tensor of the decoder")
             found[f"decoder.{name}"] = given
     return found

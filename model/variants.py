@@ -103,6 +103,8 @@ class _Sizes:
         self.counts = {name: prod(shape) for name, shape in shapes.items()}
         layers = [int(match[1]) for name in shapes if (match := _LAYER_NAME.match(name))]
         self.num_layers = max(layers, default=-1) + 1
+        if self.num_layers > len(shapes):
+            raise ValueError(f"layer {self.num_layers - 1} cannot be, there are {len(shapes)} tensors in all")
         self.hidden = _most_common([self.counts[name] for name in _HIDDEN_VECTORS if name in self.counts])
         head_norms = [(layer, f"attention.{name}_norm") for layer in range(self.num_layers) for name in "qk"]
         self.head_dim = _most_common(

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from model.config_types import as_tuple, require_types
+from model.geometry import LATENT_STRIDE_SPACE, LATENT_STRIDE_TIME, VIDEO_LATENT_CHANNELS
 from model.latent_statistics import WAN22_LATENT_MEAN, WAN22_LATENT_STD
 
 PATCH_SIZE = 2
@@ -37,6 +39,7 @@ class WanVaeConfig:
     latent_std: tuple[float, ...] = WAN22_LATENT_STD
 
     def __post_init__(self) -> None:
+        require_types(self)
         for name in ("base_dim", "decoder_base_dim", "latent_channels", "num_res_blocks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -52,6 +55,25 @@ class WanVaeConfig:
     def spatial_compression(self) -> int:
         """Pixels per latent position, in each direction."""
         return PATCH_SIZE * 2 ** len(self.temporal_downsample)
+
+    @property
+    def temporal_compression(self) -> int:
+        """Pixel frames per latent frame."""
+        return 2 ** sum(self.temporal_downsample)
+
+    def require_pipeline_sizes(self) -> None:
+        """Check that the Transformer's latents fit: 48 channels, 4 frames and 16 x 16 pixels per position.
+
+        Raises:
+            ValueError: they do not.
+        """
+        for name, value, allowed in (
+            ("latent channels", self.latent_channels, VIDEO_LATENT_CHANNELS),
+            ("pixels per latent position", self.spatial_compression, LATENT_STRIDE_SPACE),
+            ("frames per latent frame", self.temporal_compression, LATENT_STRIDE_TIME),
+        ):
+            if value != allowed:
+                raise ValueError(f"{name} of the Wan 2.2 VAE must be {allowed}, got {value}")
 
     @classmethod
     def from_original(
@@ -88,8 +110,10 @@ class WanVaeConfig:
         widths = ("base_dim", "decoder_base_dim", "z_dim", "dim_mult", "num_res_blocks", "temperal_downsample")
         mean, std = raw.get("latents_mean", WAN22_LATENT_MEAN), raw.get("latents_std", WAN22_LATENT_STD)
         config = cls._read(raw, widths, mean, std)
-        temporal = 2 ** sum(config.temporal_downsample)
-        for key, derived in (("scale_factor_spatial", config.spatial_compression), ("scale_factor_temporal", temporal)):
+        for key, derived in (
+            ("scale_factor_spatial", config.spatial_compression),
+            ("scale_factor_temporal", config.temporal_compression),
+        ):
             if raw.get(key, derived) != derived:
                 raise ValueError(f"{key} of the Wan 2.2 VAE must be {derived}, as its levels give, got {raw[key]}")
         return config
@@ -101,7 +125,8 @@ class WanVaeConfig:
         if missing := [key for key in keys if raw.get(key) is None]:
             raise ValueError(f"Wan 2.2 VAE config lacks {missing}")
         dim, decoder_dim, channels, multiples, blocks, temporal = (raw[key] for key in keys)
-        return cls(dim, decoder_dim, channels, tuple(multiples), blocks, tuple(temporal), tuple(mean), tuple(std))
+        lists = [as_tuple(value) for value in (multiples, temporal, mean, std)]
+        return cls(dim, decoder_dim, channels, lists[0], blocks, *lists[1:])
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> WanVaeConfig:
@@ -115,5 +140,5 @@ class WanVaeConfig:
         encoder_in = shapes.get("encoder.conv1.weight") or shapes.get("encoder.conv_in.weight")
         if not encoder_in:
             raise ValueError("Wan 2.2 VAE checkpoint has neither encoder.conv1.weight nor encoder.conv_in.weight")
-        decoder_out = shapes.get("decoder.head.2.weight") or shapes.get("decoder.conv_out.weight")
-        return cls(base_dim=encoder_in[0], decoder_base_dim=decoder_out[1] if decoder_out else encoder_in[0])
+        decoder_out = shapes.get("decoder.head.2.weight") or shapes.get("decoder.conv_out.weight") or ()
+        return cls(base_dim=encoder_in[0], decoder_base_dim=decoder_out[1] if len(decoder_out) > 1 else encoder_in[0])

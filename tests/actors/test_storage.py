@@ -407,4 +407,6 @@ def test_what_was_fetched_of_another_version_is_not_continued(s3_bucket, tmp_pat
     folder = local_copy(url, tmp_path)
     (folder / "a").unlink()
     (folder / "a.01234567.partial").write_bytes(b"y" * 500)
+    (folder / "a.b.01234567.partial").write_bytes(b"of another file, which may go on with it")
     assert (local_copy(url, tmp_path) / "a").read_bytes() == b"x" * 1000
+    assert {path.name for path in folder.iterdir()} == {"a", "a.b.01234567.partial"}

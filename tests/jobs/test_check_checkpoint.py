@@ -56,7 +56,7 @@ def test_what_is_absent_matters_where_it_is_needed(copy, capsys):
     shutil.rmtree(copy / "Wan2.2-TI2V-5B")
     assert main([str(copy)]) == 1
     shown = capsys.readouterr().out
-    assert "error: sr_540p: is absent, none of the folders 540p_sr, sr_540p/sr_transformer is there" in shown
+    assert "error: sr_540p: is absent, none of the folders 540p_sr, sr_540p/sr_transformer holds a file" in shown
     assert "can make: base at 256p, 1080p; distill at 256p, 1080p" in shown
     assert "from: text, text + audio\n" in shown
     assert main([str(copy), "--lane", "distill/1080p", "--lane", "base/256p"]) == 0

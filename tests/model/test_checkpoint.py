@@ -109,7 +109,9 @@ def test_what_is_absent_is_named(copy, tmp_path):
     with pytest.raises(CheckpointError, match=r"there is no such folder"):
         Checkpoint(tmp_path / "nowhere")
     (copy / "distill/model.safetensors").rename(copy / "distill/weights.safetensors")
-    with pytest.raises(CheckpointError, match=r"distill: distill/model\.safetensors\.index\.json or .* is missing"):
+    with pytest.raises(
+        CheckpointError, match=r"distill: distill must hold model\.safetensors, .* found weights\.safetensors"
+    ):
         Checkpoint(copy).transformer("distill", torch.bfloat16, CPU)
     shutil.rmtree(copy / "distill")
     with pytest.raises(CheckpointError, match="distill: is absent, none of the folders distill, distill/transformer"):
@@ -140,7 +142,7 @@ def test_one_wrong_tensor_of_any_component_is_named(copy):
     ):
         Checkpoint(copy).turbo_vae(torch.float32, CPU)
     torch.save({"state_dict": {}}, turbo)
-    with pytest.raises(CheckpointError, match=r"checkpoint-340000.ckpt must hold ema_state_dict, got \['state_dict'\]"):
+    with pytest.raises(CheckpointError, match=r"checkpoint-340000.ckpt must hold ema_state_dict, found state_dict"):
         Checkpoint(copy).turbo_vae(torch.float32, CPU)
     wan = copy / "Wan2.2-TI2V-5B/Wan2.2_VAE.pth"
     tensors = torch.load(wan, weights_only=True)

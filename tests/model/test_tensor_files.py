@@ -128,7 +128,9 @@ def test_a_tensor_in_two_shards_is_named(folder):
 def test_a_dtype_nobody_knows_is_named(tmp_path):
     header = json.dumps({"x": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0")
-    with pytest.raises(CheckpointError, match=r"a.safetensors is damaged: dtype F4 is not known here, only F64, F32"):
+    with pytest.raises(
+        CheckpointError, match=r"a.safetensors is damaged: dtype F4 of tensor x is not known here, only F64, F32"
+    ):
         read_all(tmp_path)
 
 

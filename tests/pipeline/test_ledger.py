@@ -1,3 +1,6 @@
+import os
+import shutil
+
 import pytest
 
 from actors.fingerprint import LaneFingerprint
@@ -84,6 +87,20 @@ def test_a_lane_fingerprint_follows_weights_and_settings(checkpoint):
     data[-1] ^= 1
     path.write_bytes(data)
     assert lane_hash(checkpoint) != plain
+
+
+def test_a_lane_fingerprint_follows_the_middle_of_large_files(checkpoint, tmp_path):
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    path = copy / "distill/model.safetensors"
+    with path.open("r+b") as file:
+        file.truncate(600 * 2**20)
+    before = lane_hash(copy)
+    os.utime(path, (0, 0))
+    assert lane_hash(copy) == before, "when a file was written does not matter"
+    with path.open("r+b") as file:
+        file.seek(256 * 2**20)
+        file.write(b"x")
+    assert lane_hash(copy) != before
 
 
 def test_a_clip_without_image_does_not_depend_on_whether_others_have_one(checkpoint):
