@@ -6,6 +6,7 @@ botocore finds by itself. Whatever is missing, forbidden or out of reach ends as
 
 import glob
 import hashlib
+import io
 import json
 import logging
 import os
@@ -53,11 +54,36 @@ def open_binary(url: str) -> BufferedIOBase:
     """Open one file for reading here and there in it; what is read is fetched in blocks of 1 MiB.
 
     Raises:
-        StorageError: the file is missing, forbidden or out of reach.
+        StorageError: the file is missing, forbidden or out of reach, now or when it is read from.
     """
     with _naming_the_url("read", url):
         fs, path = _open_filesystem(url)
-        return fs.open(path, "rb", block_size=2**20)
+        return io.BufferedReader(_NamedReads(fs.open(path, "rb", block_size=2**20), url))
+
+
+class _NamedReads(io.RawIOBase):
+    """A file that a store may let down at any read."""
+
+    def __init__(self, file: Any, url: str):
+        self._file, self._url = file, url
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with _naming_the_url("read", self._url):
+            return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        with _naming_the_url("read", self._url):
+            return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def local_path(url: str) -> Path | None:

@@ -229,6 +229,17 @@ def test_a_store_out_of_reach_is_named(s3_endpoint, monkeypatch):
         s3fs.S3FileSystem.clear_instance_cache()
 
 
+def test_a_store_that_goes_away_while_a_file_is_read_is_named(s3_bucket):
+    url = join(s3_bucket, "a")
+    write_atomically(url, bytes(3 * 2**20))
+    with open_binary(url) as file:
+        assert file.read(10) == bytes(10)
+        s3_client().delete_object(Bucket=split(url)[0], Key=split(url)[1])
+        file.seek(-10, io.SEEK_END)
+        with pytest.raises(StorageError, match=f"^cannot read {url}: not found"):
+            file.read()
+
+
 @pytest.fixture
 def locked_s3(s3_endpoint: str) -> Iterator[None]:
     """From here on the server checks who asks, and knows nobody."""
