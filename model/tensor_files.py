@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ NUM_READERS = 4
 
 PIECE_BYTES = 256 * 2**20
 """Tensors that one reader maps at a time, unless a single one is larger: what is mapped counts as the process's."""
+
+MAX_IN_FLIGHT_BYTES = 2**31
+"""Of all readers together, beside what stays: an expert layer's weight in float32 alone is 1.7 GB."""
 
 PAGE_BYTES = 4096
 
@@ -110,11 +114,16 @@ def read_safetensors(
         is_kept = headers[name].dtype == dtype or headers[name].file.endswith(".zst")
         groups.setdefault((headers[name].file, is_kept), []).append(name)
 
+    in_flight = _InFlight(MAX_IN_FLIGHT_BYTES)
+
     def read(piece: tuple[str, list[str]]) -> dict[str, Tensor]:
         shard, names = piece
-        with _naming(shard):
-            if shard.endswith(".zst"):
-                return _read_packed(files, shard, {name: dtypes[name] for name in names}, device)
+        if shard.endswith(".zst"):
+            with _naming(shard):
+                return _read_packed(files, shard, {name: dtypes[name] for name in names}, device, in_flight)
+        is_kept = device.type == "cpu" and headers[names[0]].dtype == dtypes[names[0]]
+        num_bytes = 0 if is_kept else sum(headers[name].num_bytes for name in names)
+        with _naming(shard), in_flight.hold(num_bytes):
             with safe_open(files.path(shard), "pt", device=str(device)) as file:
                 found = {name: file.get_tensor(name).to(dtypes[name]) for name in names}
             for tensor in found.values() if device.type == "cpu" else ():
@@ -131,6 +140,28 @@ def read_safetensors(
                 f"{headers[name].file} was replaced while it was read: tensor {name} changed its shape"
             )
     return {name: tensors[name] for name in dtypes}
+
+
+class _InFlight:
+    """Bytes held that do not stay: what is mapped to be converted, or to be copied to another device."""
+
+    def __init__(self, limit_bytes: int):
+        self.limit_bytes = self.free_bytes = limit_bytes
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, num_bytes: int) -> Iterator[None]:
+        """Wait until there is room; a tensor larger than all of it comes alone."""
+        num_bytes = min(num_bytes, self.limit_bytes)
+        with self.changed:
+            self.changed.wait_for(lambda: self.free_bytes >= num_bytes)
+            self.free_bytes -= num_bytes
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free_bytes += num_bytes
+                self.changed.notify_all()
 
 
 def _bring_in(tensor: Tensor) -> None:
@@ -159,7 +190,7 @@ def _pieces(
 
 
 def _read_packed(
-    files: LocalFiles, shard: str, dtypes: Mapping[str, torch.dtype], device: torch.device
+    files: LocalFiles, shard: str, dtypes: Mapping[str, torch.dtype], device: torch.device, in_flight: _InFlight
 ) -> dict[str, Tensor]:
     """Unpack a shard on the fly: nothing is written to the disk, and one tensor at a time is held."""
     tensors = {}
@@ -170,10 +201,12 @@ def _read_packed(
             if name not in dtypes:
                 _skip(stream, entry.end - entry.start)
                 continue
-            data = bytearray(entry.end - entry.start)
-            read_into(stream, memoryview(data))
-            flat = torch.frombuffer(data, dtype=entry.dtype) if data else torch.empty(0, dtype=entry.dtype)
-            tensors[name] = flat.view(entry.shape).to(device, dtypes[name])
+            is_kept = device.type == "cpu" and entry.dtype == dtypes[name]
+            with in_flight.hold(0 if is_kept else entry.end - entry.start):
+                held = torch.empty(entry.shape, dtype=entry.dtype)
+                read_into(stream, held.flatten().view(torch.uint8).numpy().data)
+                tensors[name] = held.to(device, dtypes[name])
+                del held
         if stream.read(1):
             raise CheckpointError(f"{shard} is damaged: it goes on behind its last tensor")
     return tensors

@@ -1,6 +1,8 @@
 import json
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,35 @@ def test_tensors_are_read_as_written_however_they_are_cut(folder, monkeypatch, i
         found = read_all(folder, dtype)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name].to(dtype or expected[name].dtype)) for name in expected)
+
+
+@pytest.mark.parametrize("limit_bytes", [1, 300])
+def test_readers_wait_for_room(folder, monkeypatch, limit_bytes):
+    expected = read_all(folder, torch.float64)
+    monkeypatch.setattr(tensor_files, "MAX_IN_FLIGHT_BYTES", limit_bytes)
+    monkeypatch.setattr(tensor_files, "PIECE_BYTES", 100)
+    held = most = 0
+    hold = tensor_files._InFlight.hold
+
+    @contextmanager
+    def counted(self, num_bytes):
+        nonlocal held, most
+        with hold(self, num_bytes):
+            with self.changed:
+                held += num_bytes
+                most = max(most, held)
+            time.sleep(0.002)
+            with self.changed:
+                held -= num_bytes
+            yield
+
+    monkeypatch.setattr(tensor_files._InFlight, "hold", counted)
+    for _ in range(2):
+        found = read_all(folder, torch.float64)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        pack(folder)
+    largest = 7 * 5 * 4
+    assert largest <= most <= max(limit_bytes, largest)
 
 
 def test_only_what_is_wanted_is_read(folder):
