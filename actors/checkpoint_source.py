@@ -8,7 +8,8 @@ from functools import cached_property
 from io import BufferedIOBase
 from pathlib import Path
 
-from actors.storage import join, list_sizes, local_copy, local_path, open_binary
+from actors.local_copy import local_copy
+from actors.storage import join, list_sizes, local_path, open_binary
 from model.checkpoint import Checkpoint
 from model.checkpoint_files import CheckpointFiles, LocalFiles
 from model.layout import find_layout

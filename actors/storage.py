@@ -4,16 +4,11 @@ A URL is anything fsspec understands; a plain path is a local one. Endpoint and 
 botocore finds by itself. Whatever is missing, forbidden or out of reach ends as one `StorageError` line with the URL.
 """
 
-import glob
-import hashlib
 import io
-import json
-import logging
 import os
 import posixpath
 import uuid
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedIOBase
 from pathlib import Path
@@ -22,16 +17,9 @@ from typing import Any
 import aiohttp
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError
-from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
-logger = logging.getLogger(__name__)
-
 PARTIAL_SUFFIX = ".partial"
-
-PIECE_BYTES = 16 * 2**20
-PIECES_AT_ONCE = 8
-"""How large files are fetched: one connection rarely fills a data centre's network."""
 
 
 class StorageError(OSError):
@@ -44,8 +32,8 @@ def read_bytes(url: str) -> bytes:
     Raises:
         StorageError: the file is missing, forbidden or out of reach.
     """
-    with _naming_the_url("read", url):
-        fs, path = _open_filesystem(url)
+    with naming_the_url("read", url):
+        fs, path = open_filesystem(url)
         # Otherwise s3fs asks for the size first, and reads a large object in pieces that may be of two versions.
         return fs.cat_file(path, max_concurrency=1) if "s3" in fs.protocol else fs.cat_file(path)
 
@@ -56,8 +44,8 @@ def open_binary(url: str) -> BufferedIOBase:
     Raises:
         StorageError: the file is missing, forbidden or out of reach, now or when it is read from.
     """
-    with _naming_the_url("read", url):
-        fs, path = _open_filesystem(url)
+    with naming_the_url("read", url):
+        fs, path = open_filesystem(url)
         return io.BufferedReader(_NamedReads(fs.open(path, "rb", block_size=2**20), url))
 
 
@@ -74,11 +62,11 @@ class _NamedReads(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with _naming_the_url("read", self._url):
+        with naming_the_url("read", self._url):
             return self._file.seek(offset, whence)
 
     def readinto(self, buffer: Any) -> int:
-        with _naming_the_url("read", self._url):
+        with naming_the_url("read", self._url):
             return self._file.readinto(buffer)
 
     def close(self) -> None:
@@ -88,8 +76,8 @@ class _NamedReads(io.RawIOBase):
 
 def local_path(url: str) -> Path | None:
     """Where a URL lies on this machine's disks, or None for one in a store; nothing is looked up."""
-    with _naming_the_url("read", url):
-        fs, path = _open_filesystem(url)
+    with naming_the_url("read", url):
+        fs, path = open_filesystem(url)
     return Path(path) if isinstance(fs, LocalFileSystem) else None
 
 
@@ -140,8 +128,8 @@ def list_names(folder_url: str) -> list[str]:
     Raises:
         StorageError: the bucket is missing or forbidden, or the store is out of reach.
     """
-    with _naming_the_url("list", folder_url):
-        fs, path = _open_filesystem(folder_url)
+    with naming_the_url("list", folder_url):
+        fs, path = open_filesystem(folder_url)
         path = path.rstrip("/")
         try:
             found = fs.ls(path, detail=False)
@@ -167,9 +155,9 @@ def list_sizes(folder_url: str) -> dict[str, tuple[int, str | None]]:
     Raises:
         StorageError: there is nothing under this URL, or it is forbidden or out of reach.
     """
-    with _naming_the_url("list", folder_url):
-        fs, path = _open_filesystem(folder_url)
-        files = _find_files(fs, path.rstrip("/"))
+    with naming_the_url("list", folder_url):
+        fs, path = open_filesystem(folder_url)
+        files = find_files(fs, path.rstrip("/"))
     return {relative or posixpath.basename(path): facts for relative, facts in files.items()}
 
 
@@ -187,8 +175,8 @@ def write_atomically(url: str, data: bytes, content_type: str | None = None) -> 
     Raises:
         StorageError: forbidden, out of reach, or the bucket is missing.
     """
-    with _naming_the_url("write", url):
-        fs, path = _open_filesystem(url)
+    with naming_the_url("write", url):
+        fs, path = open_filesystem(url)
         if isinstance(fs, LocalFileSystem):
             _write_local(Path(path), data)
         elif content_type is not None and "s3" in fs.protocol:
@@ -203,101 +191,13 @@ def remove(url: str) -> None:
     Raises:
         StorageError: forbidden or out of reach.
     """
-    with _naming_the_url("remove", url):
-        fs, path = _open_filesystem(url)
+    with naming_the_url("remove", url):
+        fs, path = open_filesystem(url)
         with suppress(FileNotFoundError):
             fs.rm_file(path)
 
 
-def local_copy(url: str, cache_dir: str | Path, parts: Sequence[str] | None = None) -> Path:
-    """A path on this machine for a file or folder; a remote one is downloaded once per node into `cache_dir`.
-
-    Files come one by one through a temporary name and those already here with the same size and etag are not fetched
-    again, so a killed download goes on where it stopped, within a file too. Processes of one node wait for each other
-    on a lock file.
-
-    Args:
-        url: file or folder; a local one is returned as it is.
-        cache_dir: folder of this node for downloads; the copy lies in a sub-folder named by a hash of the URL.
-        parts: sub-folders or files below `url` that are needed; None for everything.
-
-    Raises:
-        StorageError: the URL or one of the parts is missing, forbidden or out of reach.
-    """
-    with _naming_the_url("read", url):
-        fs, path = _open_filesystem(url)
-        path = path.rstrip("/")
-        if isinstance(fs, LocalFileSystem):
-            for needed in [path] if parts is None else [join(path, part) for part in parts]:
-                if not os.path.exists(needed):
-                    raise FileNotFoundError(needed)
-            return Path(path)
-        slot = Path(cache_dir) / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
-        slot.mkdir(parents=True, exist_ok=True)
-        with FileLock(slot.with_suffix(".lock")):
-            return _download(fs, path, slot, parts)
-
-
-def _download(fs: Any, path: str, slot: Path, parts: Sequence[str] | None) -> Path:
-    """Bring the files below `path` that `slot` lacks; the caller holds the lock of `slot`."""
-    root = slot / posixpath.basename(path)
-    wanted: dict[str, tuple[int, str | None]] = {}
-    for part in [""] if parts is None else [part.strip("/") for part in parts]:
-        for relative, facts in _find_files(fs, posixpath.join(path, part).rstrip("/")).items():
-            wanted[posixpath.join(part, relative).rstrip("/")] = facts
-
-    record_file = slot / "fetched.json"
-    fetched: dict[str, Any] = json.loads(record_file.read_bytes()) if record_file.exists() else {}
-    # A shard that the store no longer has must not be picked up by a loader that looks at the folder.
-    for gone in [name for name in fetched if name not in wanted and _is_below(name, parts)]:
-        (root / gone).unlink(missing_ok=True)
-        del fetched[gone]
-
-    for relative, (size_bytes, etag) in wanted.items():
-        target = root / relative
-        if fetched.get(relative) == [size_bytes, etag] and target.is_file() and target.stat().st_size == size_bytes:
-            continue
-        logger.info("fetching %s/%s (%d bytes)", path, relative, size_bytes)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        version = hashlib.sha256(f"{size_bytes} {etag}".encode()).hexdigest()[:8]
-        partial = target.with_name(f"{target.name}.{version}{PARTIAL_SUFFIX}")
-        source = posixpath.join(path, relative).rstrip("/")
-        for left in target.parent.glob(f"{glob.escape(target.name)}.{'[0-9a-f]' * 8}{PARTIAL_SUFFIX}"):
-            # Without an etag nothing tells whether what an earlier process left is of this version.
-            if left != partial or etag is None:
-                left.unlink()
-        _fetch_file(fs, source, partial, size_bytes)
-        # Objects come in pieces; a writer in between would leave a mixture of the right size.
-        if partial.stat().st_size != size_bytes or _find_files(fs, source) != {"": (size_bytes, etag)}:
-            raise OSError(f"{relative} changed in the store while it was fetched, or came incomplete")
-        os.replace(partial, target)
-        fetched[relative] = [size_bytes, etag]
-        _write_local(record_file, json.dumps(fetched).encode())
-    return root
-
-
-def _fetch_file(fs: Any, source: str, partial: Path, size_bytes: int) -> None:
-    """Bring a file piece by piece, several at once, after those that are there already."""
-    done_bytes = partial.stat().st_size if partial.exists() else 0
-    starts = range(done_bytes, size_bytes, PIECE_BYTES)
-    with partial.open("ab") as file, ThreadPoolExecutor(PIECES_AT_ONCE) as pool:
-        for first in range(0, len(starts), PIECES_AT_ONCE):  # no more than these are ever held in memory
-            turn = starts[first : first + PIECES_AT_ONCE]
-            ends = [min(start + PIECE_BYTES, size_bytes) for start in turn]
-            for piece in pool.map(lambda start, end: fs.cat_file(source, start=start, end=end), turn, ends):
-                file.write(piece)
-                file.flush()
-        os.fsync(file.fileno())  # a record of a file that a power failure empties would be believed for ever
-
-
-def _is_below(name: str, parts: Sequence[str] | None) -> bool:
-    if parts is None:
-        return True
-    folders = [part.strip("/") for part in parts]
-    return any(name == folder or name.startswith(folder + "/") for folder in folders)
-
-
-def _find_files(fs: Any, path: str) -> dict[str, tuple[int, str | None]]:
+def find_files(fs: Any, path: str) -> dict[str, tuple[int, str | None]]:
     """Every file below `path` as relative path -> (bytes, etag); "" stands for `path` being a file itself."""
     files = {}
     for name, info in fs.find(path, detail=True).items():
@@ -327,13 +227,14 @@ def _write_local(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _open_filesystem(url: str) -> tuple[Any, str]:
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """fsspec's file system for a URL, and the path inside it."""
     # Without this switch fsspec answers from listings it made earlier in the life of the process.
     return fsspec.url_to_fs(str(url), use_listings_cache=False)
 
 
 @contextmanager
-def _naming_the_url(action: str, url: str) -> Iterator[None]:
+def naming_the_url(action: str, url: str) -> Iterator[None]:
     """Turn what the many file systems raise into one `StorageError` line."""
     try:
         yield
