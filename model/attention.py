@@ -128,7 +128,7 @@ class FlashAttention3Attention(AttentionBackend):
     def attend(self, q_NHK: Tensor, k_MGK: Tensor, v_MGK: Tensor) -> Tensor:
         """See `AttentionBackend.attend`."""
         out = self._flash_attn_func(q_NHK.unsqueeze(0), k_MGK.unsqueeze(0), v_MGK.unsqueeze(0))
-        # Builds before September 2025 give the log-sum-exp of the scores beside the result.
+        # Older builds give the log-sum-exp of the scores beside the result.
         out_1NHK = out if isinstance(out, Tensor) else out[0]
         return out_1NHK.squeeze(0)
 

@@ -103,7 +103,7 @@ def read_contents(files: CheckpointFiles, layout: Layout, component: str) -> Con
     found = layout.files(component)
     try:
         config = read_json(files, found.config) if found.config else {}
-        contents = _READERS[component](files, component, found, config)
+        contents = _READERS[component](files, layout, component, config)
         _require_plain_numbers(contents)
     except CheckpointError as error:
         raise error if str(error).startswith(f"{component}: ") else CheckpointError(f"{component}: {error}") from error
@@ -134,7 +134,8 @@ def network_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
-def _transformer(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
+def _transformer(files: CheckpointFiles, layout: Layout, component: str, config: dict[str, Any]) -> Contents:
+    found = layout.files(component)
     headers = safetensors_headers(files, found.weights)
     given = {name: header.shape for name, header in headers.items()}
     try:
@@ -151,7 +152,8 @@ def _transformer(files: CheckpointFiles, component: str, found: ComponentFiles, 
     return Contents(found, config, headers, {name: name for name in shapes}, shapes)
 
 
-def _text_encoder(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
+def _text_encoder(files: CheckpointFiles, layout: Layout, component: str, config: dict[str, Any]) -> Contents:
+    found = layout.files(component)
     every = safetensors_headers(files, found.weights)
     headers = {name: header for name, header in every.items() if is_encoder_tensor(name)}
     # Saved alone, the encoder's names lack what T5Gemma as a whole puts before them.
@@ -162,7 +164,8 @@ def _text_encoder(files: CheckpointFiles, component: str, found: ComponentFiles,
     return Contents(found, config, headers, {n: prefix + n for n in shapes}, shapes, len(every) - len(headers))
 
 
-def _turbo_vae(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
+def _turbo_vae(files: CheckpointFiles, layout: Layout, component: str, config: dict[str, Any]) -> Contents:
+    found = layout.files(component)
     turbo = TurboVAEConfig.from_dict(config)
     _require_sizes(
         ("out_channels", turbo.out_channels, 3),
@@ -186,10 +189,11 @@ def _turbo_vae(files: CheckpointFiles, component: str, found: ComponentFiles, co
     return Contents(found, config, headers, names, shapes, len(every) - len(headers))
 
 
-def _wan_vae(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
+def _wan_vae(files: CheckpointFiles, layout: Layout, component: str, config: dict[str, Any]) -> Contents:
     from model.wan_config import WanVaeConfig
     from model.wan_vae import TensorNaming, wan_tensor_shapes
 
+    found = layout.files(component)
     if found.weights[0].endswith(".pth"):
         headers = _torch_headers(torch_file_shapes(files, found.weights[0]), found.weights[0])
     else:
@@ -202,16 +206,17 @@ def _wan_vae(files: CheckpointFiles, component: str, found: ComponentFiles, conf
     wan = from_shapes or WanVaeConfig.from_diffusers(config)
     wan.require_pipeline_sizes()
     naming: TensorNaming = "diffusers" if config else "original"
-    has_decoder = any(name.startswith("decoder.") for name in given)
-    shapes = wan_tensor_shapes(wan, "whole" if has_decoder else "encoder", naming)
+    is_whole = layout.video_decoder == component or any(name.startswith("decoder.") for name in given)
+    shapes = wan_tensor_shapes(wan, "whole" if is_whole else "encoder", naming)
     check_tensors(component, shapes, given)
     return Contents(found, config, headers, {name: name for name in shapes}, shapes)
 
 
-def _audio_vae(files: CheckpointFiles, component: str, found: ComponentFiles, config: dict[str, Any]) -> Contents:
+def _audio_vae(files: CheckpointFiles, layout: Layout, component: str, config: dict[str, Any]) -> Contents:
     from model.audio_vae import CHECKPOINT_PREFIX
     from model.oobleck import OobleckConfig, TensorNaming, oobleck_tensor_shapes
 
+    found = layout.files(component)
     oobleck = OobleckConfig.from_json(config)
     oobleck.require_pipeline_sizes()
     every = safetensors_headers(files, found.weights)
@@ -250,7 +255,7 @@ def _some(names: Iterable[Any]) -> str:
     return f"{', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''}" or "nothing"
 
 
-_READERS: dict[str, Callable[[CheckpointFiles, str, ComponentFiles, dict[str, Any]], Contents]] = {
+_READERS: dict[str, Callable[[CheckpointFiles, Layout, str, dict[str, Any]], Contents]] = {
     **dict.fromkeys(VARIANTS, _transformer),
     "text_encoder": _text_encoder,
     "wan_vae": _wan_vae,

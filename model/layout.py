@@ -99,9 +99,11 @@ class Layout:
 
     @property
     def video_decoder(self) -> str:
-        """The component that makes pixels: the Turbo VAE, or the Wan 2.2 VAE where a checkpoint has no other."""
-        is_turbo = self.has("turbo_vae") or "turbo_vae" in self.problems or not self.has("wan_vae")
-        return "turbo_vae" if is_turbo else "wan_vae"
+        """The component that makes pixels: the Turbo VAE, or the Wan 2.2 VAE in a layout that has no other.
+
+        Where a Turbo VAE belongs and is absent, the pictures do not silently come from another network.
+        """
+        return "turbo_vae" if "turbo_vae" in (*self.needed, *self.components, *self.problems) else "wan_vae"
 
     def components_for(self, mode: str, resolution: str) -> tuple[str, ...]:
         """Components that every clip needs; one with a reference image needs `wan_vae` besides.

@@ -27,7 +27,7 @@ from model.checkpoint_files import GIT_LFS_HINT, GIT_LFS_POINTER, CheckpointErro
 from model.safetensors_header import read_header, read_into
 
 NUM_READERS = 4
-"""Threads that read at once; more gain nothing on the disks tried, and each may hold the tensor it converts."""
+"""Threads that read at once. Chosen, not tuned: `benchmarks.checkpoint_loading` tells what they give."""
 
 PIECE_BYTES = 256 * 2**20
 """Tensors that one reader maps at a time, unless a single one is larger: what is mapped counts as the process's."""

@@ -9,20 +9,9 @@ from model.checkpoint import Checkpoint
 from model.checkpoint_files import CheckpointError
 from model.tiny import write_tiny_checkpoint
 from model.variants import VARIANTS, tiny_config
+from tests.checkpoint_layouts import write_wan_as_diffusers
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    target = tmp_path_factory.mktemp("checkpoint")
-    write_tiny_checkpoint(target, seed=0)
-    return target
-
-
-@pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "copy")
 
 
 def files_of(folder):
@@ -167,6 +156,28 @@ def test_a_wan_vae_may_lack_its_decoder_where_a_turbo_vae_is(copy):
     tensors = torch.load(wan, weights_only=True)
     torch.save({n: t for n, t in tensors.items() if not n.startswith(("decoder.", "conv2."))}, wan)
     Checkpoint(copy).image_encoder(torch.float32, CPU)
+
+
+def test_a_decoder_is_never_exchanged_silently(copy):
+    wan = copy / "Wan2.2-TI2V-5B/Wan2.2_VAE.pth"
+    assert Checkpoint(copy).layout.video_decoder == "turbo_vae"
+    shutil.rmtree(copy / "turbo_vae")
+    with pytest.raises(CheckpointError, match=r"turbo_vae: is absent"):
+        Checkpoint(copy).video_decoder(torch.float32, CPU)
+    # In a layout without a Turbo VAE the Wan VAE decodes, so its decoder must be there.
+    (copy / "vae").mkdir()
+    write_wan_as_diffusers(copy, copy / "vae")
+    shutil.rmtree(wan.parent)
+    (copy / "model_index.json").write_text("{}")
+    (copy / "distill").rename(copy / "transformer")
+    assert Checkpoint(copy).layout.video_decoder == "wan_vae"
+    Checkpoint(copy).video_decoder(torch.float32, CPU)
+    rewrite(
+        copy / "vae/diffusion_pytorch_model.safetensors",
+        lambda tensors: [tensors.pop(n) for n in list(tensors) if n.startswith(("decoder.", "post_quant_conv."))],
+    )
+    with pytest.raises(CheckpointError, match=r"wan_vae: tensor (decoder|post_quant_conv)\..* is missing, expected"):
+        Checkpoint(copy).video_decoder(torch.float32, CPU)
 
 
 def test_a_pickle_that_would_run_code_is_refused(copy):
