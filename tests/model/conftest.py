@@ -1,8 +1,11 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
+from model.tiny import write_tiny_checkpoint
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -17,3 +20,17 @@ def golden():
         return load_file(GOLDEN / name)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A tiny checkpoint; tests that change it take `copy`."""
+    target = tmp_path_factory.mktemp("checkpoint")
+    write_tiny_checkpoint(target, seed=0)
+    return target
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A tiny checkpoint of a test's own."""
+    return shutil.copytree(folder, tmp_path / "copy")

@@ -14,7 +14,6 @@ from model.checkpoint_files import CheckpointError, LocalFiles
 from model.inspection import inspect
 from model.layout import find_layout
 from model.tensor_files import read_safetensors, safetensors_headers
-from model.tiny import write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 DISTILL = "distill/model.safetensors"
@@ -25,18 +24,6 @@ AUDIO_CONFIG = "stable-audio-open-1.0/model_config.json"
 TEXT_CONFIG = "t5gemma-9b-9b-ul2/config.json"
 TOKENIZER = "t5gemma-9b-9b-ul2/tokenizer.json"
 GIT_LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    target = tmp_path_factory.mktemp("checkpoint")
-    write_tiny_checkpoint(target, seed=0)
-    return target
-
-
-@pytest.fixture
-def copy(folder, tmp_path):
-    return shutil.copytree(folder, tmp_path / "copy")
 
 
 def the_only_problem(folder) -> tuple[str, str]:

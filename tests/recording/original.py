@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest import mock
 
-import diffusers.models.modeling_utils  # looks for the packages there are, so it comes before any stand-in
+# Not used here: imported first, since they look for the packages there are and must not find a stand-in.
+import diffusers.models.modeling_utils
 import diffusers.video_processor  # noqa: F401
 import numpy as np
 import torch

@@ -12,27 +12,9 @@ from torch import Tensor, nn
 Tensors = dict[str, Tensor]
 
 LATENT_CHANNELS = 48
-RELEASE_TURBO_VAE = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": LATENT_CHANNELS,
-    "patch_size": 2,
-    "patch_size_t": 1,
-    "resnet_norm_eps": 1e-6,
-    "scaling_factor": 1.0,
-    "decoder_causal": False,
-    "decoder_spatio_temporal_scaling": [False, True, True, True],
-    "decoder_spatio_only": [False, True, False, False],
-    "decoder_is_dw_conv": [False] * 5,
-    "decoder_dw_kernel_size": 5,
-    "use_unpatchify": True,
-    "spatial_compression_ratio": 16,
-    "temporal_compression_ratio": 4,
-    "decoder_block_out_channels": [64, 128, 256, 512],
-    "decoder_layers_per_block": [2, 2, 2, 3, 3],
-    "first_chunk_size": 7,
-    "step_size": 7,
-}
+RELEASE_TURBO_VAE = json.loads((Path(__file__).parents[1] / "golden/release_shapes.json").read_text())[
+    "turbo_vae_config"
+]
 
 RUNS = {
     "base_cfg8": {"steps": 8, "forwards": 2},
