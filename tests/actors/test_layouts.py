@@ -15,7 +15,8 @@ from actors.conditioning import Conditioning
 from actors.row import new_row, unpack
 from actors.stage import Compute
 from actors.super_resolution import SuperResolution
-from model.layout import find_layout
+from model.inspection import check_components
+from model.layout import COMPONENTS
 from model.sampling import DistilledSampling, SuperResolutionSampling
 from model.tiny import write_tiny_checkpoint
 from tests.checkpoint_layouts import LAYOUTS
@@ -96,8 +97,8 @@ def test_both_video_decoders_make_the_frames_of_a_clip(tiny, tmp_path):
         assert frames.std() > 0.05
 
 
-def test_a_checkpoint_in_a_bucket_is_looked_at_without_reading_its_weights(tiny, s3_bucket):
+def test_a_checkpoint_in_a_bucket_is_understood_without_a_copy(tiny, s3_bucket):
     s3fs.S3FileSystem().put(str(tiny), f"{s3_bucket}/checkpoints", recursive=True)
     files = open_checkpoint(f"{s3_bucket}/checkpoints/")
-    assert find_layout(files).has("turbo_vae")
+    check_components(files, COMPONENTS)
     assert files.sizes["base/model.safetensors.index.json"] > 100
