@@ -1,0 +1,117 @@
+"""AdamW with warm-up, cosine decay and clipping, and the moving average of weights that is shipped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.training.replicas import Replicas
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """How weights follow gradients.
+
+    Attributes:
+        learning_rate: at its highest.
+        num_steps: of the whole run; the rate ends at `final_share` of its highest.
+        num_warmup_steps: over which the rate rises.
+        final_share: of the highest rate.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        max_gradient_norm: longer gradients are shortened to it.
+    """
+
+    learning_rate: float
+    num_steps: int
+    num_warmup_steps: int = 50
+    final_share: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "num_steps", "max_gradient_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be more than 0, got {getattr(self, name)!r}")
+        for name in ("num_warmup_steps", "weight_decay", "final_share"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
+
+    def rate(self, index: int) -> float:
+        """Learning rate of a step, from 0."""
+        if index < self.num_warmup_steps:
+            return self.learning_rate * (index + 1) / self.num_warmup_steps
+        done = min(1.0, (index - self.num_warmup_steps) / max(1, self.num_steps - self.num_warmup_steps))
+        share = self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * share
+
+
+class Optimiser:
+    """AdamW over some parameters.
+
+    Args:
+        parameters: what is trained; those that need no gradient are left out.
+        config: rates.
+        replicas: the workers whose gradients are averaged.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], config: OptimiserConfig, replicas: Replicas):
+        self.config, self.replicas = config, replicas
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self._adamw = torch.optim.AdamW(
+            self.parameters, config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
+        )
+
+    def step(self, loss: Tensor, index: int) -> float:
+        """Follow the gradients of a loss; returns their norm before it is clipped.
+
+        Raises:
+            FloatingPointError: the loss or a gradient is not finite; weights are as before.
+        """
+        loss.backward()
+        self.replicas.average_gradients(self.parameters)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_gradient_norm))
+        if not math.isfinite(norm):
+            self._adamw.zero_grad()
+            raise FloatingPointError(f"gradients are not finite at step {index}, the loss is {float(loss):g}")
+        for group in self._adamw.param_groups:
+            group["lr"] = self.config.rate(index)
+        self._adamw.step()
+        self._adamw.zero_grad()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments of AdamW."""
+        return self._adamw.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self._adamw.load_state_dict(dict(state))
+
+
+class MovingAverage:
+    """Exponential moving average of a network's floating-point tensors, in float32.
+
+    Args:
+        module: the network.
+        decay: share kept at every step; smaller at the start, so that the first weights are soon forgotten.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and below 1, got {decay!r}")
+        self.decay = decay
+        self.tensors = {name: tensor.detach().float().clone() for name, tensor in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, index: int) -> None:
+        """Take in the weights after a step, from 0."""
+        decay = min(self.decay, (1 + index) / (10 + index))
+        for name, tensor in module.state_dict().items():
+            self.tensors[name].lerp_(tensor.detach().float(), 1 - decay)
