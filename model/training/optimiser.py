@@ -79,7 +79,7 @@ class Optimiser:
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_gradient_norm))
         if not math.isfinite(norm):
             self._adamw.zero_grad()
-            raise FloatingPointError(f"gradients are not finite at step {index}, the loss is {float(loss):g}")
+            raise FloatingPointError(f"gradients are not finite at step {index}, the loss is {loss.item():g}")
         for group in self._adamw.param_groups:
             group["lr"] = self.config.rate(index)
         self._adamw.step()

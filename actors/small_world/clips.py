@@ -1,0 +1,125 @@
+"""One clip of the small world, from its number: what is asked for, and the picture and sound that answer it.
+
+Legend: F frames, Y X pixel rows and columns, S audio samples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from actors.request import ClipRequest, DialogueLine, StructuredPrompt
+from actors.small_world.faces import render
+from actors.small_world.looks import Look, describe, describe_reference
+from actors.small_world.speech import PITCHES, SPEEDS_WPM, mouth_shapes, place, speak
+from actors.small_world.vocabulary import WORDS, Word
+from model.geometry import FRAMES_PER_SECOND, MODEL_SAMPLE_RATE_HZ, ClipLength
+
+MIN_SECONDS, MAX_SECONDS = 1.0, 2.0
+SIZES = {
+    "256p": {"16:9": (96, 64), "9:16": (64, 96), "1:1": (64, 64)},
+    "540p": {"16:9": (192, 128), "9:16": (128, 192), "1:1": (128, 128)},
+}
+"""(width, height) in pixels that the labels of requests mean in the small world."""
+
+METADATA_KEY = "small_world"
+"""Under it a request's metadata says what was asked for, for evaluation."""
+
+_REFERENCE_SHARE = 0.2
+_MOST_SILENT_FRAMES = 2
+
+
+@dataclass(frozen=True)
+class SmallWorldClip:
+    """What one clip shows and says.
+
+    Attributes:
+        id: of the request.
+        word: what is said.
+        look: who says it.
+        description: the prompt's main part.
+        line: the word as this prompt writes it.
+        aspect: aspect ratio.
+        seconds: length, a multiple of 0.2.
+        onset_frame: where the word begins.
+        speed_wpm: of the voice.
+        pitch: of the voice.
+        seed: of the drawing.
+    """
+
+    id: str
+    word: Word
+    look: Look
+    description: str
+    line: str
+    aspect: str
+    seconds: float
+    onset_frame: int
+    speed_wpm: int
+    pitch: int
+    seed: int
+
+    @classmethod
+    def sample(cls, seed: int, index: int) -> SmallWorldClip:
+        """The clip of a number; neighbours of the same seed say different words, as often each.
+
+        Raises:
+            SpeechError: if espeak-ng cannot be run: how long a word takes decides how long a clip must be.
+        """
+        rng = np.random.default_rng([seed, index])
+        word, look = WORDS[index % len(WORDS)], Look.sample(rng)
+        onset_frame = int(rng.integers(2, 5))
+        speed_wpm, pitch = int(rng.choice(SPEEDS_WPM)), int(rng.choice(PITCHES))
+        spoken_frames = len(speak(word, look.person, speed_wpm, pitch)) / MODEL_SAMPLE_RATE_HZ * FRAMES_PER_SECOND
+        least_fifths = math.ceil((onset_frame + spoken_frames + _MOST_SILENT_FRAMES) / FRAMES_PER_SECOND * 5)
+        fifths = max(least_fifths, round(MIN_SECONDS * 5)) + int(rng.geometric(0.5)) - 1
+        is_left_to_reference = rng.random() < _REFERENCE_SHARE
+        return cls(
+            id=f"clip-{seed}-{index:06d}",
+            word=word,
+            look=look,
+            description=describe_reference(rng) if is_left_to_reference else describe(look, rng),
+            line=word.line + str(rng.choice(["", "", ".", "!"])),
+            aspect=str(rng.choice(["16:9", "9:16", "1:1"])),
+            seconds=min(fifths / 5, MAX_SECONDS),
+            onset_frame=onset_frame,
+            speed_wpm=speed_wpm,
+            pitch=pitch,
+            seed=int(rng.integers(2**31)),
+        )
+
+    @property
+    def length(self) -> ClipLength:
+        """In every unit."""
+        return ClipLength.from_seconds(self.seconds)
+
+    def request(self, resolution: str = "256p", **others: Any) -> ClipRequest:
+        """The row of a manifest that asks for this clip; `others` are more of its fields."""
+        speaker = self.look.person.capitalize()
+        prompt = StructuredPrompt(
+            description=self.description, dialogue=(DialogueLine(speaker=speaker, line=self.line),)
+        )
+        asked = {"word": self.word.name, "look": asdict(self.look)}
+        fields: dict[str, Any] = {
+            "id": self.id,
+            "prompt": prompt,
+            "language": self.word.language,
+            "resolution": resolution,
+            "aspect": self.aspect,
+            "seconds": self.seconds,
+            "metadata": {METADATA_KEY: asked},
+        }
+        return ClipRequest(**{**fields, **others})
+
+    def waveform(self) -> np.ndarray:
+        """The sound, (S,) float32 at 51.2 kHz, S a whole number of audio latents."""
+        speech = speak(self.word, self.look.person, self.speed_wpm, self.pitch)
+        return place(speech, self.onset_frame, self.length.num_audio_latents)
+
+    def frames(self, resolution: str = "540p") -> np.ndarray:
+        """The picture, (F, Y, X, 3) uint8, F as many frames as the video decoder gives."""
+        mouth_F2 = mouth_shapes(self.waveform())[: self.length.num_decoded_frames]
+        return render(self.look, mouth_F2, SIZES[resolution][self.aspect], self.seed)

@@ -1,0 +1,160 @@
+"""How the heads of the small world look and move, and how prompts say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+RGB = tuple[int, int, int]
+
+HAIR: dict[str, RGB] = {
+    "black": (28, 26, 30),
+    "brown": (112, 66, 34),
+    "blond": (236, 200, 96),
+    "red": (196, 64, 30),
+    "grey": (158, 158, 164),
+}
+SKIN: dict[str, RGB] = {"fair": (250, 220, 196), "tan": (222, 170, 124), "brown": (162, 106, 68), "dark": (94, 60, 42)}
+SHIRT: dict[str, RGB] = {
+    "red": (200, 40, 48),
+    "green": (40, 140, 72),
+    "blue": (44, 84, 190),
+    "yellow": (240, 208, 56),
+    "purple": (126, 62, 160),
+    "white": (242, 242, 240),
+    "black": (34, 34, 40),
+}
+WALL: dict[str, RGB] = {
+    "blue": (120, 168, 220),
+    "green": (134, 190, 140),
+    "orange": (240, 160, 84),
+    "pink": (240, 172, 190),
+    "grey": (176, 178, 184),
+    "cream": (246, 234, 206),
+}
+PALETTES: dict[str, dict[str, RGB]] = {"hair": HAIR, "skin": SKIN, "shirt": SHIRT, "wall": WALL}
+"""The coloured parts of a picture: name in prompts to colour."""
+
+PERSONS = ("woman", "man")
+HAIR_STYLES = ("short", "long", "tied-back")
+EXPRESSIONS = {"smiling": "smiles", "serious": "looks serious", "surprised": "looks surprised"}
+MOTIONS = {"still": "keeps still", "nodding": "nods", "swaying": "sways gently"}
+
+_VIEWS = (
+    "",
+    "Static camera.",
+    "Medium close-up at eye level, static camera, soft light.",
+    "Close-up, even light, plain background.",
+    "The camera does not move and the light is warm.",
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a prompt asks for, by its words.
+
+    Attributes:
+        person: of `PERSONS`; decides the voice, too.
+        hair: colour.
+        hair_style: of `HAIR_STYLES`.
+        skin: colour.
+        shirt: colour.
+        wall: colour behind the head.
+        glasses: whether they are worn.
+        beard: whether there is one.
+        expression: of `EXPRESSIONS`.
+        motion: of `MOTIONS`.
+    """
+
+    person: str
+    hair: str
+    hair_style: str
+    skin: str
+    shirt: str
+    wall: str
+    glasses: bool
+    beard: bool
+    expression: str
+    motion: str
+
+    def __post_init__(self) -> None:
+        allowed: Mapping[str, Sequence[str]] = {
+            "person": PERSONS,
+            "hair_style": HAIR_STYLES,
+            "expression": tuple(EXPRESSIONS),
+            "motion": tuple(MOTIONS),
+            **{name: tuple(palette) for name, palette in PALETTES.items()},
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}")
+
+    @property
+    def colours(self) -> dict[str, RGB]:
+        """Part to colour."""
+        return {part: palette[getattr(self, part)] for part, palette in PALETTES.items()}
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator) -> Look:
+        """Draw a look; every value of every trait is as likely, beards are half of the men's."""
+
+        def one(values: Any) -> str:
+            return str(rng.choice(list(values)))
+
+        person = one(PERSONS)
+        is_bearded = bool(rng.random() < 0.5)
+        return cls(
+            person=person,
+            hair=one(HAIR),
+            hair_style=one(HAIR_STYLES),
+            skin=one(SKIN),
+            shirt=one(SHIRT),
+            wall=one(WALL),
+            glasses=bool(rng.random() < 0.3),
+            beard=is_bearded and person == "man",
+            expression=one(EXPRESSIONS),
+            motion=one(MOTIONS),
+        )
+
+
+def describe(look: Look, rng: np.random.Generator) -> str:
+    """Put a look into words, in one of several ways."""
+    she = "She" if look.person == "woman" else "He"
+    hair = f"{look.hair_style} {look.hair} hair"
+    extras = ["glasses"] * look.glasses + ["a beard"] * look.beard
+    worn = f" and {' and '.join(extras)}" if extras else ""
+    acts = f"{EXPRESSIONS[look.expression]} and {MOTIONS[look.motion]}"
+    sentences = (
+        f"A {look.person} with {hair}, {look.skin} skin{worn} wears a {look.shirt} shirt "
+        f"in front of a {look.wall} wall. {she} {acts}.",
+        f"In front of a {look.wall} wall, a {look.person} in a {look.shirt} shirt with {look.skin} skin, {hair}{worn} "
+        f"faces the viewer. {she} {acts}.",
+        f"A {look.person} faces the camera: {hair}, {look.skin} skin{worn}, a {look.shirt} shirt, the wall behind is "
+        f"{look.wall}. {she} {acts}.",
+    )
+    text = " ".join(filter(None, (str(rng.choice(sentences)), str(rng.choice(_VIEWS)))))
+    return text.replace(" a orange", " an orange")
+
+
+def describe_reference(rng: np.random.Generator) -> str:
+    """A description that leaves the look to a reference image."""
+    return str(
+        rng.choice(
+            ("The person in the picture speaks to the viewer.", "The same person, speaking.", "A person speaks.")
+        )
+    )
+
+
+def nearest(part: str, colour: Sequence[float]) -> str:
+    """Name of the colour of a part's palette that is nearest to an RGB colour.
+
+    Raises:
+        ValueError: if there is no such part.
+    """
+    if part not in PALETTES:
+        raise ValueError(f"part must be one of {', '.join(PALETTES)}, got {part!r}")
+    palette = PALETTES[part]
+    return min(palette, key=lambda name: sum((a - b) ** 2 for a, b in zip(palette[name], colour, strict=True)))

@@ -1,0 +1,192 @@
+"""Training of the video autoencoder: a Wan 2.2 encoder with a Turbo VAE decoder.
+
+Legend: B clips, F frames, Y X pixel rows and columns, C latent channels, T H W latent frames, height, width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from model.geometry import LATENT_STRIDE_TIME, VIDEO_LATENT_CHANNELS
+from model.latent_statistics import WAN22_LATENT_MEAN, WAN22_LATENT_STD, denormalise
+from model.training.latent_scale import LatentScale
+from model.training.optimiser import MovingAverage, Optimiser, OptimiserConfig
+from model.training.replicas import Replicas
+from model.training.task import Sample, TrainingTask
+from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder
+from model.wan_config import WanVaeConfig
+from model.wan_vae import empty_wan_vae, wan22_original_name
+
+LARGE_SCALE = 2
+"""How many times larger the pictures of super-resolution are."""
+
+
+@dataclass(frozen=True)
+class VideoAutoencoderConfig:
+    """How the video autoencoder is trained.
+
+    Attributes:
+        optimiser: rates.
+        crop: side of the square that is looked at in one step, in pixels.
+        num_frames: looked at in one step, 4 n + 1.
+        latent_noise: deviation of the noise on latents, whose own is 1.
+        edge_weight: of the distance of differences between neighbouring pixels, beside that of pixels.
+        motion_weight: how much more a pixel counts per unit of its distance from its mean over time.
+        small_share: of clips that are halved first, to the size of base generation.
+        learning_scale_share: of the run, after which the latents' statistics stay.
+        average_decay: of the weights that are exported.
+        is_compiled: whether torch.compile makes the decoder faster, at a minute's cost.
+    """
+
+    optimiser: OptimiserConfig
+    crop: int = 64
+    num_frames: int = 13
+    latent_noise: float = 0.06
+    edge_weight: float = 0.5
+    motion_weight: float = 6.0
+    small_share: float = 0.6
+    learning_scale_share: float = 0.5
+    average_decay: float = 0.995
+    is_compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 5 or self.num_frames % LATENT_STRIDE_TIME != 1:
+            raise ValueError(f"num_frames must be 4 n + 1 and at least 5, got {self.num_frames}")
+        if self.crop < 32 or self.crop % 16:
+            raise ValueError(f"crop must be a multiple of 16 and at least 32, got {self.crop}")
+
+
+class VideoAutoencoderTask(TrainingTask):
+    """Encoder and decoder learn to give pictures back.
+
+    A sample has `frames`: (F, Y, X, 3) uint8 at the size of super-resolution.
+
+    Args:
+        encoder: sizes of the Wan 2.2 autoencoder whose encoder is trained.
+        decoder: sizes of the Turbo VAE.
+        config: see there.
+        seed: of the first weights.
+        replicas: the workers.
+    """
+
+    def __init__(
+        self,
+        encoder: WanVaeConfig,
+        decoder: TurboVAEConfig,
+        config: VideoAutoencoderConfig,
+        seed: int,
+        replicas: Replicas,
+    ):
+        encoder.require_pipeline_sizes()
+        self.config, self.num_res_blocks = config, encoder.num_res_blocks
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._wan, self._turbo = _fresh_encoder(encoder), TurboVAEDecoder(decoder)
+        self.networks = nn.ModuleDict({"wan": self._wan, "turbo": self._turbo})
+        replicas.start_alike(self.networks)
+        self.scale = LatentScale(VIDEO_LATENT_CHANNELS)
+        self.optimiser = Optimiser(self.networks.parameters(), config.optimiser, replicas)
+        self.average = MovingAverage(self.networks, config.average_decay)
+        if config.is_compiled:
+            self._turbo.decoder.compile(dynamic=False)
+
+    def step(self, batch: Sequence[Sample], index: int, generator: torch.Generator) -> dict[str, float]:
+        """See `TrainingTask.step`; the metric `psnr_db` is that of the noisy latents' pictures."""
+        target_B3FYX = torch.stack([self._window(sample["frames"], generator) for sample in batch])
+        mean_BCTHW = self._wan.encode(target_B3FYX).latent_dist.mode()
+        learning_steps = self.config.learning_scale_share * self.config.optimiser.num_steps
+        latent_BCTHW = self.scale(mean_BCTHW, is_learning=index < learning_steps)
+        latent_BCTHW = latent_BCTHW + self.config.latent_noise * torch.randn(latent_BCTHW.shape, generator=generator)
+        # A window in the middle of a clip is decoded by another path than its beginning: both are trained.
+        is_first = index % 2 == 0
+        if not is_first:
+            latent_BCTHW, target_B3FYX = latent_BCTHW[:, :, 1:], target_B3FYX[:, :, 1:]
+        made_B3FYX = self._turbo.decoder(denormalise(latent_BCTHW), is_first)
+        loss = self._distance(made_B3FYX, target_B3FYX)
+        norm = self.optimiser.step(loss, index)
+        self.average.update(self.networks, index)
+        error = F.mse_loss(made_B3FYX.detach().clamp(-1, 1), target_B3FYX).item()
+        psnr_db = 10 * math.log10(4 / max(error, 1e-9))
+        return {"loss": loss.item(), "psnr_db": psnr_db, "gradient_norm": norm}
+
+    def _distance(self, made_B3FYX: Tensor, target_B3FYX: Tensor) -> Tensor:
+        moved = (target_B3FYX - target_B3FYX.mean(dim=2, keepdim=True)).abs().mean(dim=1, keepdim=True)
+        weight = 1 + self.config.motion_weight * moved
+        difference = made_B3FYX - target_B3FYX
+        loss = (difference.abs() * weight).mean()
+        for dim in (-1, -2):
+            loss = loss + self.config.edge_weight * difference.diff(dim=dim).abs().mean()
+        return loss
+
+    def _window(self, frames_FYX3: Tensor, generator: torch.Generator) -> Tensor:
+        """A part of a clip, (3, F, crop, crop) in [-1, 1]."""
+        crop, num_frames = self.config.crop, self.config.num_frames
+        uniform = torch.rand(5, generator=generator)
+        # Half of the windows are the clip's beginning, which is what the first latent frame is trained for.
+        start = int(uniform[0] * (len(frames_FYX3) - num_frames + 1)) if uniform[1] < 0.5 else 0
+        window_F3YX = frames_FYX3[start : start + num_frames].permute(0, 3, 1, 2).float()
+        if uniform[2] < self.config.small_share:
+            window_F3YX = F.avg_pool2d(window_F3YX, LARGE_SCALE)
+        top = int(uniform[3] * (window_F3YX.shape[2] - crop + 1))
+        left = int(uniform[4] * (window_F3YX.shape[3] - crop + 1))
+        return window_F3YX[:, :, top : top + crop, left : left + crop].transpose(0, 1) / 127.5 - 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `TrainingTask.state_dict`."""
+        return {
+            "networks": self.networks.state_dict(),
+            "scale": self.scale.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "average": self.average.tensors,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `TrainingTask.load_state_dict`."""
+        self.networks.load_state_dict(state["networks"])
+        self.scale.load_state_dict(state["scale"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.average.tensors = dict(state["average"])
+
+    def export(self) -> dict[str, Tensor]:
+        """Tensors of the encoder under `wan.` with the names of `Wan2.2_VAE.pth`, of the decoder under `turbo.`.
+
+        The encoder's last layer is scaled so that its means have the statistics of Wan 2.2, which the pipeline undoes.
+        """
+        tensors = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
+        weight, bias = tensors["wan.quant_conv.weight"], tensors["wan.quant_conv.bias"]
+        channels = VIDEO_LATENT_CHANNELS
+        factor_C = torch.tensor(WAN22_LATENT_STD) / self.scale.deviation
+        weight[:channels] *= factor_C.view(-1, 1, 1, 1, 1)
+        bias[:channels] = (bias[:channels] - self.scale.mean) * factor_C + torch.tensor(WAN22_LATENT_MEAN)
+        weight[channels:] = 0
+        bias[channels:] = 2 * math.log(max(self.config.latent_noise, 1e-4))
+        exported = {}
+        for name, tensor in tensors.items():
+            network, _, rest = name.partition(".")
+            exported[f"{network}.{wan22_original_name(rest, self.num_res_blocks) if network == 'wan' else rest}"] = (
+                tensor
+            )
+        return exported
+
+
+def _fresh_encoder(config: WanVaeConfig) -> AutoencoderKLWan:
+    """The autoencoder without its decoder, with torch's usual first weights."""
+    vae = empty_wan_vae(config)
+    del vae.decoder, vae.post_quant_conv
+    vae = vae.to_empty(device="cpu").requires_grad_(True)
+    for name, module in vae.named_modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        elif isinstance(gamma := getattr(module, "gamma", None), Tensor):
+            gamma.data.fill_(1.0)
+        if name.endswith("conv2") and isinstance(module, nn.Conv3d):
+            module.weight.data.mul_(0.3)
+    return vae
