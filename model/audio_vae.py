@@ -20,9 +20,13 @@ from model.geometry import (
     OUTPUT_SAMPLE_RATE_HZ,
     SAMPLES_PER_AUDIO_LATENT,
 )
-from model.oobleck import OobleckConfig, empty_oobleck, is_activation, oobleck_original_names
-
-CHECKPOINT_PREFIX = "pretransform.model."
+from model.oobleck import (
+    CHECKPOINT_PREFIX,
+    OobleckConfig,
+    empty_oobleck,
+    is_activation,
+    oobleck_original_names,
+)
 
 # Long recordings are encoded in windows that overlap by half (release: 29 s of 51.2 kHz).
 ENCODE_WINDOW_LATENTS = 29 * AUDIO_LATENT_RATE_HZ

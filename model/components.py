@@ -213,8 +213,7 @@ def _wan_vae(files: CheckpointFiles, layout: Layout, component: str, config: dic
 
 
 def _audio_vae(files: CheckpointFiles, layout: Layout, component: str, config: dict[str, Any]) -> Contents:
-    from model.audio_vae import CHECKPOINT_PREFIX
-    from model.oobleck import OobleckConfig, TensorNaming, oobleck_tensor_shapes
+    from model.oobleck import CHECKPOINT_PREFIX, OobleckConfig, TensorNaming, oobleck_tensor_shapes
 
     found = layout.files(component)
     oobleck = OobleckConfig.from_json(config)

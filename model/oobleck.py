@@ -21,6 +21,9 @@ from torch.nn.utils import weight_norm
 from model.config_types import as_tuple, require_types, section
 from model.geometry import AUDIO_LATENT_CHANNELS, MODEL_SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
 
+CHECKPOINT_PREFIX = "pretransform.model."
+"""Before the names of the autoencoder's tensors in Stable Audio's file."""
+
 TensorNaming = Literal["original", "diffusers"]
 """Whose names: Stable Audio's, without the prefix of the file, or those of diffusers' folder `vae`."""
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.audio_vae import CHECKPOINT_PREFIX
-from model.oobleck import OobleckConfig, empty_oobleck, oobleck_original_names
+from model.geometry import AUDIO_LATENT_CHANNELS
+from model.oobleck import OobleckConfig, OobleckHalf, empty_oobleck, oobleck_original_names
 from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder
 from model.wan_config import WanVaeConfig
 from model.wan_vae import empty_wan_vae, wan22_original_name
@@ -23,8 +23,8 @@ PIXEL_STD = 0.35
 SAMPLE_STD = 0.1
 
 
-def tiny_turbo_vae(generator: torch.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Config (as in the release's JSON) and checkpoint (`{"ema_state_dict": ...}`) of a decoder of 86,220 parameters.
+def tiny_turbo_vae(generator: torch.Generator) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config (as in the release's JSON) and tensors of a decoder of 86,220 parameters.
 
     Blocks, scalings and window sizes are the release's; only widths and depths are smaller.
     """
@@ -57,7 +57,7 @@ def tiny_turbo_vae(generator: torch.Generator) -> tuple[dict[str, Any], dict[str
             return PIXEL_STD * ACTIVATION_GAIN
         return ACTIVATION_GAIN if ".conv1." in name or ".conv2." in name else 1.0
 
-    return config, {"ema_state_dict": _random_weights(shapes, gain, generator)}
+    return config, _random_weights(shapes, gain, generator)
 
 
 def tiny_wan_vae_state_dict(generator: torch.Generator) -> dict[str, Tensor]:
@@ -71,37 +71,19 @@ def tiny_wan_vae_state_dict(generator: torch.Generator) -> dict[str, Tensor]:
     return {wan22_original_name(name): tensor for name, tensor in weights.items()}
 
 
-def tiny_oobleck(generator: torch.Generator) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """`model_config.json` and state dict, both laid out as in stable-audio-open-1.0, of a small audio autoencoder."""
-    half = {"channels": 4, "c_mults": [1, 2, 4, 8, 16], "strides": [2, 4, 4, 8, 8], "use_snake": True}
-    model_config = {
-        "model_type": "diffusion_cond",
-        "sample_rate": 44100,
-        "audio_channels": 2,
-        "model": {
-            "pretransform": {
-                "type": "autoencoder",
-                "iterate_batch": True,
-                "config": {
-                    "encoder": {"type": "oobleck", "config": {"in_channels": 2, "latent_dim": 128, **half}},
-                    "decoder": {
-                        "type": "oobleck",
-                        "config": {"out_channels": 2, "latent_dim": 64, "final_tanh": False, **half},
-                    },
-                    "bottleneck": {"type": "vae"},
-                    "latent_dim": 64,
-                    "downsampling_ratio": 2048,
-                    "io_channels": 2,
-                },
-            }
-        },
-    }
-    vae = empty_oobleck(OobleckConfig.from_json(model_config))
+def tiny_oobleck(generator: torch.Generator) -> tuple[OobleckConfig, dict[str, Tensor]]:
+    """Sizes and tensors, under Stable Audio's names without the file's prefix, of a small audio autoencoder."""
+    sizes: dict[str, Any] = {"channels": 4, "multiples": (1, 2, 4, 8, 16), "strides": (2, 4, 4, 8, 8)}
+    config = OobleckConfig(
+        OobleckHalf(latent_channels=2 * AUDIO_LATENT_CHANNELS, audio_channels=2, **sizes),
+        OobleckHalf(latent_channels=AUDIO_LATENT_CHANNELS, audio_channels=2, **sizes),
+    )
+    vae = empty_oobleck(config)
     names = oobleck_original_names(vae)
     tensors = {}
     for name, tensor in sorted(vae.state_dict().items()):
-        tensors[CHECKPOINT_PREFIX + names[name]] = _random_oobleck_tensor(name, tensor, generator)
-    return model_config, tensors
+        tensors[names[name]] = _random_oobleck_tensor(name, tensor, generator)
+    return config, tensors
 
 
 def _random_oobleck_tensor(name: str, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from transformers import T5GemmaConfig, T5GemmaForConditionalGeneration, T5GemmaModuleConfig
 
-from model.audio_vae import CHECKPOINT_PREFIX
-from model.oobleck import OobleckConfig, oobleck_tensor_shapes
+from model.oobleck import CHECKPOINT_PREFIX, OobleckConfig, oobleck_tensor_shapes
 from model.transformer import Transformer, TransformerConfig
 from model.variants import release_config
 from model.wan_config import WanVaeConfig

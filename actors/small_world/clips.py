@@ -6,7 +6,7 @@ Legend: F frames, Y X pixel rows and columns, S audio samples.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,14 @@ class SmallWorldClip:
             pitch=pitch,
             seed=int(rng.integers(2**31)),
         )
+
+    def with_look(self) -> SmallWorldClip:
+        """The same clip with a prompt that tells the look."""
+        return replace(self, description=describe(self.look, np.random.default_rng(self.seed)))
+
+    def without_look(self) -> SmallWorldClip:
+        """The same clip with a prompt that leaves the look to a reference image."""
+        return replace(self, description=describe_reference(np.random.default_rng(self.seed)))
 
     @property
     def length(self) -> ClipLength:

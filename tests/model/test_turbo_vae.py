@@ -137,10 +137,9 @@ def test_wrong_latent_is_named_before_decoding(decoder, shape):
 
 
 def test_tiny_decoder_makes_visible_noise():
-    config, checkpoint = tiny_turbo_vae(torch.Generator().manual_seed(0))
-    again = tiny_turbo_vae(torch.Generator().manual_seed(0))[1]["ema_state_dict"]
+    config, weights = tiny_turbo_vae(torch.Generator().manual_seed(0))
+    again = tiny_turbo_vae(torch.Generator().manual_seed(0))[1]
     model = TurboVAEDecoder(TurboVAEConfig.from_dict(config))
-    weights = checkpoint["ema_state_dict"]
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     model.load_state_dict(weights, strict=True)
     latent = torch.randn(1, 48, 8, 4, 4, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,143 @@
+"""Training data of the small world: shards of clips, and of the latents that a checkpoint makes of them.
+
+A shard is a Parquet file with the columns `id`, `prompt` (text as the encoder sees it) and `tensors` (a safetensors
+blob). It is written once, under a name that follows from its number, so that a job that was stopped goes on.
+
+Legend: F frames, Y X pixel rows and columns, S audio samples.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from actors.checkpoint_source import CheckpointSource
+from actors.row import pack, unpack
+from actors.small_world.clips import SIZES, SmallWorldClip
+from actors.storage import list_names, open_binary, write_atomically
+
+_SCHEMA = pa.schema([("id", pa.string()), ("prompt", pa.string()), ("tensors", pa.large_binary())])
+_LARGE_SCALE = SIZES["540p"]["1:1"][0] // SIZES["256p"]["1:1"][0]
+NEGATIVE_PROMPT_FILE = "negative_prompt.safetensors"
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"part-{number:05d}.parquet"
+
+
+def write_shard(url: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows of `id`, `prompt` and `tensors` as one file that appears when it is whole."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=_SCHEMA), buffer, compression="zstd")
+    write_atomically(url, buffer.getvalue())
+
+
+def read_shard(url: str) -> Iterator[dict[str, Any]]:
+    """Rows of a shard, one after the other."""
+    with open_binary(url) as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=16):
+            yield from batch.to_pylist()
+
+
+def missing_shards(folder_url: str, num_shards: int) -> list[int]:
+    """Numbers of the shards that a folder does not hold yet."""
+    present = set(list_names(folder_url))
+    return [number for number in range(num_shards) if shard_name(number) not in present]
+
+
+@dataclass(frozen=True)
+class ClipShards:
+    """Renders shards of clips.
+
+    Attributes:
+        folder_url: where they go.
+        seed: of the world.
+        num_clips: in all.
+        clips_per_shard: the last one may hold fewer.
+    """
+
+    folder_url: str
+    seed: int
+    num_clips: int
+    clips_per_shard: int
+
+    @property
+    def num_shards(self) -> int:
+        """How many files there will be."""
+        return -(-self.num_clips // self.clips_per_shard)
+
+    def write(self, number: int) -> int:
+        """Render and write one shard; returns how many clips it holds."""
+        first = number * self.clips_per_shard
+        indices = range(first, min(first + self.clips_per_shard, self.num_clips))
+        rows = [_clip_row(SmallWorldClip.sample(self.seed, index)) for index in indices]
+        write_shard(f"{self.folder_url}/{shard_name(number)}", rows)
+        return len(rows)
+
+
+def _clip_row(clip: SmallWorldClip) -> dict[str, Any]:
+    waveform_S = torch.from_numpy((clip.waveform() * 32767).round().astype(np.int16))
+    tensors = {"frames": torch.from_numpy(clip.frames()), "waveform": waveform_S}
+    return {"id": clip.id, "prompt": clip.request().prompt_text(), "tensors": pack(tensors)}
+
+
+class LatentShards:
+    """Turns shards of clips into shards of latents with a checkpoint's encoders.
+
+    A row's tensors are `video` (48, T, H, W) at the size of base generation, `video_large` (48, T, 2H, 2W), `audio`
+    (A, 64) and `text` (L, C), all float16.
+
+    Args:
+        clips_url: folder of clip shards.
+        folder_url: where latents go.
+        source: the checkpoint; its `wan_vae`, `audio_vae` and `text_encoder` are used.
+    """
+
+    def __init__(self, clips_url: str, folder_url: str, source: CheckpointSource):
+        self.clips_url, self.folder_url = clips_url, folder_url
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        checkpoint = source.fetch("wan_vae", "audio_vae", "text_encoder")
+        self.device = device
+        self.video = checkpoint.image_encoder(torch.float32, device)
+        self.audio = checkpoint.audio_encoder(device)
+        self.text = checkpoint.text_encoder(torch.float32, device)
+
+    def write(self, number: int) -> int:
+        """Encode and write one shard; returns how many clips it holds."""
+        name = shard_name(number)
+        rows = [self._latent_row(row) for row in read_shard(f"{self.clips_url}/{name}")]
+        write_shard(f"{self.folder_url}/{name}", rows)
+        return len(rows)
+
+    def write_negative_prompt(self, prompt: str) -> None:
+        """Write the features, `text` (L, C) float16, of what stands in for a prompt that is dropped."""
+        write_atomically(f"{self.folder_url}/{NEGATIVE_PROMPT_FILE}", pack({"text": self._encode_text(prompt)}))
+
+    def _encode_text(self, prompt: str) -> Tensor:
+        return self.text.encode([prompt])[0].features_1LC[0].half()
+
+    def _latent_row(self, row: dict[str, Any]) -> dict[str, Any]:
+        tensors = unpack(row["tensors"])
+        pixels_F3YX = tensors["frames"].to(self.device).permute(0, 3, 1, 2).float()
+        waveform_2S = tensors["waveform"].to(self.device).float().div(32768).expand(2, -1)
+        latents = {
+            "video": self._encode_video(F.avg_pool2d(pixels_F3YX, _LARGE_SCALE)),
+            "video_large": self._encode_video(pixels_F3YX),
+            "audio": self.audio.encode_mean_and_scale(waveform_2S).chunk(2, dim=1)[0][0].T,
+            "text": self._encode_text(row["prompt"]),
+        }
+        blob = pack({key: tensor.half() for key, tensor in latents.items()})
+        return {"id": row["id"], "prompt": row["prompt"], "tensors": blob}
+
+    def _encode_video(self, pixels_F3YX: Tensor) -> Tensor:
+        return self.video.encode_pixels((pixels_F3YX.transpose(0, 1) / 127.5 - 1).unsqueeze(0))[0]

@@ -1,0 +1,118 @@
+"""A small T5Gemma with seeded random weights and its tokenizer, for checkpoints that are small themselves.
+
+Its features tell tokens apart and carry some of what stands around them; nothing about it is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers import models as tokenizer_models
+from tokenizers.trainers import BpeTrainer
+from torch import nn
+from transformers import PreTrainedTokenizerFast, T5GemmaConfig, T5GemmaForConditionalGeneration, T5GemmaModuleConfig
+from transformers.utils import logging as transformers_logging
+
+from model.text_encoder import is_encoder_tensor
+
+_LAYER_SHARE = 0.25
+_SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*_SPECIAL_TOKENS, *alphabet])}
+    return _wrapped(Tokenizer(tokenizer_models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>")))
+
+
+def trained_tokenizer(prompts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """Byte-pair encoding that knows the words of some prompts; other text is spelt, down to bytes.
+
+    Args:
+        prompts: what to learn from.
+        vocabulary_size: at most so many tokens, the 256 bytes included.
+    """
+    tokenizer = Tokenizer(tokenizer_models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=list(_SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(prompts, trainer)
+    return _wrapped(tokenizer)
+
+
+def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    begin = tokenizer.token_to_id("<bos>")
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", begin)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>"
+    )
+
+
+def write_text_encoder(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, width: int, seed: int, is_encoder_only: bool = False
+) -> None:
+    """Write tokenizer, configuration and bfloat16 weights as transformers does.
+
+    Args:
+        folder: made if absent.
+        tokenizer: decides the size of the vocabulary.
+        width: C of the features, a multiple of 16.
+        seed: of the weights.
+        is_encoder_only: leave the decoder out, which no clip needs.
+
+    Raises:
+        ValueError: if `width` is no positive multiple of 16.
+    """
+    if width < 16 or width % 16:
+        raise ValueError(f"width must be a positive multiple of 16, got {width}")
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 64,
+    }
+    config = T5GemmaConfig(
+        encoder=T5GemmaModuleConfig(**sizes),
+        decoder=T5GemmaModuleConfig(**sizes, is_decoder=True),
+        vocab_size=len(tokenizer),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = T5GemmaForConditionalGeneration(config)
+        _let_tokens_prevail(model.model.encoder)
+    transformers_logging.disable_progress_bar()
+    model.to(torch.bfloat16)
+    if not is_encoder_only:
+        model.save_pretrained(folder)
+        return
+    model.config.save_pretrained(folder)
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if is_encoder_tensor(name)}
+    save_file(tensors, folder / "model.safetensors")
+
+
+@torch.no_grad()
+def _let_tokens_prevail(encoder: nn.Module) -> None:
+    """Give embeddings unit spread and layers a small share: as they are, untrained layers would drown the tokens."""
+    for name, parameter in encoder.named_parameters():
+        if name.startswith("embed_tokens"):
+            parameter.normal_(std=parameter.shape[1] ** -0.5)  # the encoder multiplies by the root of the width
+        elif ".post_" in name:
+            parameter.fill_(_LAYER_SHARE - 1)  # an offset from one

@@ -1,0 +1,117 @@
+"""Training data of the small world, made by Ray Data: one task per shard, and shards that are there are left alone."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import ray
+from PIL import Image
+from ray.data import ActorPoolStrategy, DataContext
+
+from actors.checkpoint_source import CheckpointSource
+from actors.small_world.clips import SmallWorldClip
+from actors.small_world.shards import ClipShards, LatentShards, missing_shards
+from actors.storage import join, list_names, write_atomically
+
+MANIFEST_NAME = "manifest.jsonl"
+
+
+def make_clips(shards: ClipShards, num_cpus: int) -> Iterator[int]:
+    """Render the shards that are missing.
+
+    Args:
+        shards: what to render.
+        num_cpus: tasks at a time.
+
+    Yields:
+        How many clips each finished shard holds.
+    """
+    yield from _run(missing_shards(shards.folder_url, shards.num_shards), _Rendering, {"shards": shards}, num_cpus)
+
+
+def make_latents(
+    clips_url: str, folder_url: str, source: CheckpointSource, negative_prompt: str, num_cpus: int
+) -> Iterator[int]:
+    """Encode the shards that are missing; arguments as of `LatentShards`, and the text for prompts that are dropped.
+
+    Yields:
+        How many clips each finished shard holds.
+    """
+    num_shards = sum(name.endswith(".parquet") for name in list_names(clips_url))
+    arguments = {
+        "clips_url": clips_url,
+        "folder_url": folder_url,
+        "source": source,
+        "negative_prompt": negative_prompt,
+    }
+    yield from _run(missing_shards(folder_url, num_shards), _Encoding, arguments, num_cpus)
+
+
+class _Rendering:
+    def __init__(self, shards: ClipShards):
+        self.shards = shards
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"num_clips": self.shards.write(int(row["number"]))}
+
+
+class _Encoding:
+    def __init__(self, negative_prompt: str, **arguments: Any):
+        self.shards = LatentShards(**arguments)
+        self.shards.write_negative_prompt(negative_prompt)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"num_clips": self.shards.write(int(row["number"]))}
+
+
+def _run(numbers: list[int], actor: Callable[..., Any], arguments: dict[str, Any], num_cpus: int) -> Iterator[int]:
+    if not numbers:
+        return
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    dataset = ray.data.from_items([{"number": number} for number in numbers])
+    dataset = dataset.repartition(target_num_rows_per_block=1, strict=True)
+    pool = ActorPoolStrategy(size=min(num_cpus, len(numbers)))
+    for row in dataset.map(actor, fn_constructor_kwargs=arguments, compute=pool, num_cpus=1).iter_rows():
+        yield int(row["num_clips"])
+
+
+def write_manifest(folder_url: str, seed: int, num_clips: int, resolution: str, conditions: str) -> str:
+    """Write a manifest that asks for clips of the small world, to judge a model by.
+
+    Args:
+        folder_url: where it goes, with the images beside it.
+        seed: of the world; another one than the training data's gives other looks.
+        num_clips: rows; every word comes equally often.
+        resolution: of every row.
+        conditions: "text", or "image": rows refer to a picture of the first frame, and their prompt tells no look.
+
+    Returns:
+        URL of the manifest.
+    """
+    lines = []
+    for index in range(num_clips):
+        clip = SmallWorldClip.sample(seed, index)
+        if conditions == "image":
+            image_name = f"images/{clip.id}.png"
+            write_atomically(join(folder_url, image_name), _png(clip.frames()[0]))
+            clip = clip.without_look()
+            request = clip.request(resolution, image=image_name)
+        else:
+            request = clip.with_look().request(resolution)
+        lines.append(request.model_dump_json(exclude_none=True) + "\n")
+    url = join(folder_url, MANIFEST_NAME)
+    write_atomically(url, "".join(lines).encode())
+    return url
+
+
+def _png(frame_YX3: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(frame_YX3).save(buffer, "PNG")
+    return buffer.getvalue()
