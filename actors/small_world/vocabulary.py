@@ -15,10 +15,10 @@ ESPEAK_VOICES = {
     "ja": "ja",
     "ko": "ko",
     "de": "de",
-    "fr": "fr-fr",
+    "fr": "fr",
 }
 """Language to espeak-ng's voice. Its Mandarin voice for Han text spells characters out in English where Debian's
-package lacks the dictionary, so Mandarin is given in pinyin."""
+package lacks the dictionary, so Mandarin is given in pinyin; `fr-fr` would pass over what makes it a woman or a man."""
 
 # One entry per concept, in order. Where the voice cannot read the line as it is written, what it is given follows "|".
 _LINES: dict[Language, str] = {
