@@ -18,12 +18,14 @@ class LatentScale(nn.Module):
 
     mean: Tensor
     variance: Tensor
+    num_seen: Tensor
 
     def __init__(self, num_channels: int, momentum: float = 0.02):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("mean", torch.zeros(num_channels))
         self.register_buffer("variance", torch.ones(num_channels))
+        self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
 
     @property
     def deviation(self) -> Tensor:
@@ -38,6 +40,8 @@ class LatentScale(nn.Module):
         dims = [0, *range(2, latent_BCx.ndim)]
         variance, mean = torch.var_mean(latent_BCx, dim=dims, correction=0)
         with torch.no_grad():
-            self.mean.lerp_(mean, self.momentum)
-            self.variance.lerp_(variance, self.momentum)
+            self.num_seen += 1
+            share = max(self.momentum, 1 / int(self.num_seen))  # the first batches count alike
+            self.mean.lerp_(mean, share)
+            self.variance.lerp_(variance, share)
         return (latent_BCx - mean.view(shape)) / (variance + 1e-6).sqrt().view(shape)

@@ -91,6 +91,8 @@ class VideoAutoencoderTask(TrainingTask):
             torch.manual_seed(seed)
             self._wan, self._turbo = _fresh_encoder(encoder), TurboVAEDecoder(decoder)
         self.networks = nn.ModuleDict({"wan": self._wan, "turbo": self._turbo})
+        # Loading lays the decoder's weights out as it runs fastest: a run that goes on has them so from the start.
+        self._turbo.load_state_dict(self._turbo.state_dict())
         replicas.start_alike(self.networks)
         self.scale = LatentScale(VIDEO_LATENT_CHANNELS)
         self.optimiser = Optimiser(self.networks.parameters(), config.optimiser, replicas)
