@@ -10,7 +10,8 @@ from transformers import T5GemmaConfig, T5GemmaForConditionalGeneration, T5Gemma
 
 from model.audio_vae import CHECKPOINT_PREFIX
 from model.oobleck import OobleckConfig, oobleck_tensor_shapes
-from model.transformer import Transformer, TransformerConfig
+from model.transformer import Transformer
+from model.transformer_config import TransformerConfig
 from model.variants import release_config
 from model.wan_config import WanVaeConfig
 from model.wan_vae import wan_tensor_shapes
