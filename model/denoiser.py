@@ -26,7 +26,11 @@ def seeded_noise(seed: int, device: torch.device) -> NoiseSource:
         seed: 0 to 2**63 - 1.
         device: where the noise is moved.
     """
-    generator = torch.Generator().manual_seed(seed)
+    return noise_from(torch.Generator().manual_seed(seed), device)
+
+
+def noise_from(generator: torch.Generator, device: torch.device) -> NoiseSource:
+    """Noise from a generator on the CPU."""
     return lambda shape: torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
 
 
@@ -111,7 +115,7 @@ class Denoiser:
 
         Args:
             clips: on their way.
-            levels_S: (S,) float32 noise levels from 0 to 1, one per clip; a network like the release's does not see them.
+            levels_S: (S,) float32 noise levels from 0 to 1, one per clip; the release's network does not see them.
         """
         video_VC, audio_AC = self.transformer(
             torch.cat([patchify(clip.video_1CTHW) for clip in clips]),

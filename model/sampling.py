@@ -1,9 +1,9 @@
 """Samplers: base generation with guidance, distilled generation, latent super-resolution.
 
 Legend: 1 one clip; S clips; C channels; T H W video latent frames, height, width. All latents are float32. Source: the
-public release, recorded in `tests/golden/sampling_*`. Samplers take several clips of any mix of sizes and run them through the
-Transformer as one sequence; each clip has its own text, solver and noise, so it does not matter in which company it is
-sampled.
+public release, recorded in `tests/golden/sampling_*`. Samplers take several clips of any mix of sizes and run them
+through the Transformer as one sequence; each clip has its own text, solver and noise, so it does not matter in which
+company it is sampled.
 """
 
 from __future__ import annotations
