@@ -30,7 +30,8 @@ from safetensors.torch import save_file
 
 from benchmarks.machine import describe_machine
 from model.checkpoint import Checkpoint
-from model.transformer import Transformer, TransformerConfig
+from model.transformer import Transformer
+from model.transformer_config import TransformerConfig
 from model.variants import release_config
 
 NUM_REPEATS = 3

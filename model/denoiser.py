@@ -1,13 +1,13 @@
 """A clip on its way from noise to latents: its state, what steers it, and one forward pass over several clips.
 
-Legend: 1 one clip; C channels; T H W video latent frames, height, width; A audio latents; L text tokens; V video
-tokens. All latents are float32.
+Legend: 1 one clip; S clips; C channels; T H W video latent frames, height, width; A audio latents; L text tokens; V
+video tokens. All latents are float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,11 @@ def seeded_noise(seed: int, device: torch.device) -> NoiseSource:
         seed: 0 to 2**63 - 1.
         device: where the noise is moved.
     """
-    generator = torch.Generator().manual_seed(seed)
+    return noise_from(torch.Generator().manual_seed(seed), device)
+
+
+def noise_from(generator: torch.Generator, device: torch.device) -> NoiseSource:
+    """Noise from a generator on the CPU."""
     return lambda shape: torch.randn(shape, generator=generator, dtype=torch.float32).to(device)
 
 
@@ -70,6 +74,17 @@ class Conditions:
         return self.negative_text_1LC
 
 
+def with_images(clips: Sequence[Latents], conditions: Sequence[Conditions]) -> list[Latents]:
+    """Put the reference images where they belong, into the first latent frame of the clips that have one."""
+    result = []
+    for clip, condition in zip(clips, conditions, strict=True):
+        if condition.image_1C1HW is not None:
+            parts = [condition.image_1C1HW[:, :, :1], clip.video_1CTHW[:, :, 1:]]
+            clip = replace(clip, video_1CTHW=torch.cat(parts, dim=2))
+        result.append(clip)
+    return result
+
+
 def initial_noise(
     layout_video: tuple[int, int, int], num_audio: int, channels: tuple[int, int], noise: NoiseSource
 ) -> Latents:
@@ -95,13 +110,20 @@ class Denoiser:
         self.positions = transformer.positions(self.layouts)
         self.text_LC = torch.cat([text_1LC[0] for text_1LC in texts_1LC])
 
-    def __call__(self, clips: Sequence[Latents]) -> list[Latents]:
-        """Predict the velocities of video and audio in one forward pass, shaped like the latents."""
+    def __call__(self, clips: Sequence[Latents], levels_S: Tensor) -> list[Latents]:
+        """Predict the velocities of video and audio in one forward pass, shaped like the latents.
+
+        Args:
+            clips: on their way.
+            levels_S: (S,) float32 noise levels from 0 to 1, one per clip; the release's network does not see them.
+        """
         video_VC, audio_AC = self.transformer(
             torch.cat([patchify(clip.video_1CTHW) for clip in clips]),
             torch.cat([clip.audio_1AC[0] for clip in clips]),
             self.text_LC,
             self.positions,
+            # Not moved to the device for nothing: that would make the host wait in every step.
+            levels_S.to(self.text_LC) if self.transformer.config.timestep_embedding else None,
         )
         videos = video_VC.split([layout.num_video for layout in self.layouts])
         audios = audio_AC.split([layout.num_audio for layout in self.layouts])

@@ -1,21 +1,21 @@
 """Samplers: base generation with guidance, distilled generation, latent super-resolution.
 
-Legend: 1 one clip; C channels; T H W video latent frames, height, width. All latents are float32. Source: the public
-release, recorded in `tests/golden/sampling_*`. Samplers take several clips of any mix of sizes and run them through the
-Transformer as one sequence; each clip has its own text, solver and noise, so it does not matter in which company it is
-sampled.
+Legend: 1 one clip; S clips; C channels; T H W video latent frames, height, width. All latents are float32. Source: the
+public release, recorded in `tests/golden/sampling_*`. Samplers take several clips of any mix of sizes and run them
+through the Transformer as one sequence; each clip has its own text, solver and noise, so it does not matter in which
+company it is sampled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.denoiser import Conditions, Denoiser, Latents, NoiseSource
+from model.denoiser import Conditions, Denoiser, Latents, NoiseSource, with_images
 from model.schedule import flow_sigmas, unipc_stepper, zero_snr_levels
 from model.transformer import Transformer
 
@@ -75,17 +75,8 @@ class SuperResolutionSampling:
     align_corners: bool = True
 
 
-def _with_images(clips: Sequence[Latents], conditions: Sequence[Conditions]) -> list[Latents]:
-    result = []
-    for clip, condition in zip(clips, conditions, strict=True):
-        if condition.image_1C1HW is not None:
-            parts = [condition.image_1C1HW[:, :, :1], clip.video_1CTHW[:, :, 1:]]
-            clip = replace(clip, video_1CTHW=torch.cat(parts, dim=2))
-        result.append(clip)
-    return result
-
-
-def _guide(without: Tensor, with_text: Tensor, scale: Tensor | float) -> Tensor:
+def guide(without: Tensor, with_text: Tensor, scale: Tensor | float) -> Tensor:
+    """Classifier-free guidance: away from the negative prompt's prediction, by `scale`; 1 gives `with_text`."""
     return without + scale * (with_text - without)
 
 
@@ -124,21 +115,71 @@ def sample_guided(
     denoise_negative = Denoiser(transformer, [condition.required_negative_text() for condition in conditions], starts)
     video_steppers = [unipc_stepper(config.num_steps, config.shift) for _ in starts]
     audio_steppers = [unipc_stepper(config.num_steps, config.shift) for _ in starts]
-    clips = _with_images(starts, conditions)
-    for timestep in video_steppers[0].timesteps:
+    clips = with_images(starts, conditions)
+    for step, timestep in enumerate(video_steppers[0].timesteps):
         is_early = timestep > config.late_timestep
         scale = config.video_guidance if is_early else config.late_video_guidance
-        velocities = zip(denoise(clips), denoise_negative(clips), strict=True)
+        levels_S = video_steppers[0].sigmas[step].expand(len(clips))
+        velocities = zip(denoise(clips, levels_S), denoise_negative(clips, levels_S), strict=True)
         for index, (positive, negative) in enumerate(velocities):
             video, audio = clips[index].video_1CTHW, clips[index].audio_1AC
-            velocity = _guide(negative.video_1CTHW, positive.video_1CTHW, scale)
+            velocity = guide(negative.video_1CTHW, positive.video_1CTHW, scale)
             video = video_steppers[index].step(velocity, timestep, video, return_dict=False)[0]
             if not conditions[index].audio_is_given:
-                velocity = _guide(negative.audio_1AC, positive.audio_1AC, config.audio_guidance)
+                velocity = guide(negative.audio_1AC, positive.audio_1AC, config.audio_guidance)
                 audio = audio_steppers[index].step(velocity, timestep, audio, return_dict=False)[0]
             clips[index] = Latents(video, audio)
-        clips = _with_images(clips, conditions)
+        clips = with_images(clips, conditions)
     return clips
+
+
+@dataclass(frozen=True)
+class DistilledStep:
+    """What one step of the distilled sampler did.
+
+    Attributes:
+        noisy: the clips it began with.
+        clean: the clean clips it predicted, with image and given recording in place.
+        renoised: the clips of the next step; after the last one the result.
+    """
+
+    noisy: list[Latents]
+    clean: list[Latents]
+    renoised: list[Latents]
+
+
+def distilled_steps(
+    transformer: Transformer,
+    starts: Sequence[Latents],
+    conditions: Sequence[Conditions],
+    config: DistilledSampling,
+    noises: Sequence[NoiseSource],
+) -> Iterator[DistilledStep]:
+    """Run the distilled sampler step by step; see `sample_distilled`, which gives the last step's result."""
+    _require_one_per_clip(starts, conditions=conditions, noises=noises)
+    denoise = Denoiser(transformer, [condition.text_1LC for condition in conditions], starts)
+    sigmas, _ = flow_sigmas(config.num_steps, config.shift)
+
+    clips = with_images(starts, conditions)
+    for step in range(config.num_steps):
+        clean, renoised = [], []
+        velocities = denoise(clips, sigmas[step].expand(len(clips)))
+        for clip, velocity, condition, noise in zip(clips, velocities, conditions, noises, strict=True):
+            video, next_video = renoise(clip.video_1CTHW, velocity.video_1CTHW, sigmas[step : step + 2], noise)
+            audio = next_audio = clip.audio_1AC
+            if not condition.audio_is_given:
+                audio, next_audio = renoise(clip.audio_1AC, velocity.audio_1AC, sigmas[step : step + 2], noise)
+            clean.append(Latents(video, audio))
+            renoised.append(Latents(next_video, next_audio))
+        renoised = with_images(renoised, conditions)
+        yield DistilledStep(clips, with_images(clean, conditions), renoised)
+        clips = renoised
+
+
+def renoise(latent: Tensor, velocity: Tensor, sigmas: Tensor, noise: NoiseSource) -> tuple[Tensor, Tensor]:
+    """Predict the clean latent at the first of two noise levels, and noise it to the second."""
+    clean = latent - sigmas[0] * velocity
+    return clean, sigmas[1] * noise(tuple(latent.shape)) + (1 - sigmas[1]) * clean
 
 
 @torch.inference_mode()
@@ -166,24 +207,10 @@ def sample_distilled(
     Raises:
         ValueError: if the sequences differ in length or are empty.
     """
-    _require_one_per_clip(starts, conditions=conditions, noises=noises)
-    denoise = Denoiser(transformer, [condition.text_1LC for condition in conditions], starts)
-    sigmas, _ = flow_sigmas(config.num_steps, config.shift)
-
-    def renoise(latent: Tensor, velocity: Tensor, step: int, noise: NoiseSource) -> Tensor:
-        clean = latent - sigmas[step] * velocity
-        return sigmas[step + 1] * noise(tuple(latent.shape)) + (1 - sigmas[step + 1]) * clean
-
-    clips = _with_images(starts, conditions)
-    for step in range(config.num_steps):
-        for index, velocity in enumerate(denoise(clips)):
-            video, audio = clips[index].video_1CTHW, clips[index].audio_1AC
-            video = renoise(video, velocity.video_1CTHW, step, noises[index])
-            if not conditions[index].audio_is_given:
-                audio = renoise(audio, velocity.audio_1AC, step, noises[index])
-            clips[index] = Latents(video, audio)
-        clips = _with_images(clips, conditions)
-    return clips
+    result: list[Latents] = []
+    for step in distilled_steps(transformer, starts, conditions, config, noises):
+        result = step.renoised
+    return result
 
 
 def prepare_super_resolution(
@@ -235,14 +262,15 @@ def sample_super_resolution(
         denoise_negative = Denoiser(transformer, negative_texts, starts)
         scales_T11 = [_frame_scales(config.guidance, config, start.video_1CTHW) for start in starts]
     steppers = [unipc_stepper(config.num_steps, config.shift) for _ in starts]
-    clips = _with_images(starts, conditions)
-    for timestep in steppers[0].timesteps:
-        velocities = [velocity.video_1CTHW for velocity in denoise(clips)]
+    clips = with_images(starts, conditions)
+    for step, timestep in enumerate(steppers[0].timesteps):
+        levels_S = steppers[0].sigmas[step].expand(len(clips))
+        velocities = [velocity.video_1CTHW for velocity in denoise(clips, levels_S)]
         if denoise_negative is not None:
-            negatives = [velocity.video_1CTHW for velocity in denoise_negative(clips)]
-            velocities = list(map(_guide, negatives, velocities, scales_T11))
+            negatives = [velocity.video_1CTHW for velocity in denoise_negative(clips, levels_S)]
+            velocities = list(map(guide, negatives, velocities, scales_T11))
         for index, velocity in enumerate(velocities):
             video = steppers[index].step(velocity, timestep, clips[index].video_1CTHW, return_dict=False)[0]
             clips[index] = replace(clips[index], video_1CTHW=video)
-        clips = _with_images(clips, conditions)
+        clips = with_images(clips, conditions)
     return [clip.video_1CTHW for clip in clips]

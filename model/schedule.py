@@ -5,7 +5,7 @@ Source: the public release; the tables are recorded in `tests/golden/schedules.s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from diffusers import UniPCMultistepScheduler
 
 NUM_TRAIN_TIMESTEPS = 1000
+
+Levels = TypeVar("Levels", Tensor, np.ndarray)
 
 
 def flow_sigmas(num_steps: int, shift: float) -> tuple[Tensor, Tensor]:
@@ -32,9 +34,14 @@ def flow_sigmas(num_steps: int, shift: float) -> tuple[Tensor, Tensor]:
     # The highest level is rounded to float32 before it is shifted, as the release does.
     highest = np.float32(1 - 1 / NUM_TRAIN_TIMESTEPS).item()
     levels = np.linspace(highest, 0.0, num_steps + 1)[:-1]
-    levels = shift * levels / (1 + (shift - 1) * levels)
+    levels = shift_levels(levels, shift)
     timesteps = torch.from_numpy((levels * NUM_TRAIN_TIMESTEPS).astype(np.int64))
     return torch.from_numpy(np.append(levels, 0.0).astype(np.float32)), timesteps
+
+
+def shift_levels(levels: Levels, shift: float) -> Levels:
+    """Move noise levels from 0 to 1 towards 1, by a shift of more than 1."""
+    return shift * levels / (1 + (shift - 1) * levels)
 
 
 def zero_snr_levels() -> Tensor:

@@ -2,7 +2,7 @@
 
 Legend: N tokens = V video + A audio + L text, in this order, each of all clips; D hidden size; H query heads, G
 key/value heads, K head dim; C input channels of a modality; R = 6 B rotary numbers per token from B frequency bands;
-E experts (3 or 1).
+S clips in the sequence.
 Parameter names, shapes and arithmetic follow the public release (`tests/golden`); linear layers compute in
 `compute_dtype`, everything else (norms, rotary, gates, activations, residual stream) in float32.
 """
@@ -13,73 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.attention import AttentionBackend, SdpaAttention
-from model.packing import LocalWindow, PackedLayout, PositionStyle, SequenceLayout, token_coordinates
+from model.experts import ExpertLinear, ExpertRMSNorm, Precision, TokenCounts
+from model.packing import LocalWindow, PackedLayout, SequenceLayout, token_coordinates
+from model.timestep import TimestepEmbedding
+from model.transformer_config import TransformerConfig
 
-NUM_MODALITIES = 3
-NORM_EPS = 1e-6
 ROTARY_BASE = 10_000.0
-
-TokenCounts = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """What the Transformer is; the defaults are the release's.
-
-    Attributes:
-        num_layers: depth.
-        hidden_size: D, a multiple of `head_dim`.
-        head_dim: K, even and at least 8; 6 of every whole 8 dims are rotated.
-        num_kv_heads: G.
-        video_channels: numbers per video token (48 latent channels x 2 x 2 patch).
-        audio_channels: numbers per audio token.
-        text_channels: width of the text encoder.
-        expert_layers: layers that hold one expert per modality.
-        gelu_layers: layers whose MLP is an ungated GELU7; the others use SwiGLU7.
-        local_attention_layers: layers in which video tokens see only nearby latent frames.
-        local_attention_radius: how many latent frames to each side they see there.
-        position_style: coordinate convention, see `model.packing.token_coordinates`.
-    """
-
-    num_layers: int = 40
-    hidden_size: int = 5120
-    head_dim: int = 128
-    num_kv_heads: int = 8
-    video_channels: int = 192
-    audio_channels: int = 64
-    text_channels: int = 3584
-    expert_layers: tuple[int, ...] = (0, 1, 2, 3, 36, 37, 38, 39)
-    gelu_layers: tuple[int, ...] = (0, 1, 2, 3)
-    local_attention_layers: tuple[int, ...] = ()
-    local_attention_radius: int = 11
-    position_style: PositionStyle = "base"
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.head_dim:
-            raise ValueError(f"hidden_size must be a multiple of head_dim {self.head_dim}, got {self.hidden_size}")
-        if self.head_dim < 8 or self.head_dim % 2:
-            raise ValueError(f"head_dim must be even and at least 8, got {self.head_dim}")
-        if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_kv_heads must divide the {self.num_heads} query heads, got {self.num_kv_heads}")
-        if not isinstance(self.local_attention_radius, int) or self.local_attention_radius < 0:
-            raise ValueError(f"local_attention_radius must be a whole number >= 0, got {self.local_attention_radius!r}")
-        for name in ("expert_layers", "gelu_layers", "local_attention_layers"):
-            outside = [layer for layer in getattr(self, name) if not 0 <= layer < self.num_layers]
-            if outside:
-                raise ValueError(f"{name} must lie between 0 and {self.num_layers - 1}, got {outside}")
-
-    @property
-    def num_heads(self) -> int:
-        """H."""
-        return self.hidden_size // self.head_dim
-
-    def num_experts(self, layer: int) -> int:
-        """E of one layer."""
-        return NUM_MODALITIES if layer in self.expert_layers else 1
 
 
 @dataclass(frozen=True)
@@ -97,40 +40,6 @@ class Positions:
     pack: PackedLayout
     counts: TokenCounts
     windows: tuple[LocalWindow, ...]
-
-
-class ExpertLinear(nn.Module):
-    """Linear layer without bias whose weight stacks E experts along dim 0; a token uses its modality's."""
-
-    def __init__(self, in_features: int, out_features: int, num_experts: int, dtype: torch.dtype):
-        super().__init__()
-        self.num_experts = num_experts
-        self.weight = nn.Parameter(torch.empty(num_experts * out_features, in_features, dtype=dtype))
-
-    def forward(self, x_NC: Tensor, counts: TokenCounts) -> Tensor:
-        """Map (N, in) to (N, out), both in the weight's dtype."""
-        x_NC = x_NC.to(self.weight.dtype)
-        if self.num_experts == 1:
-            return F.linear(x_NC, self.weight)
-        parts = zip(x_NC.split(counts), self.weight.chunk(self.num_experts), strict=True)
-        return torch.cat([F.linear(x, weight) for x, weight in parts])
-
-
-class ExpertRMSNorm(nn.Module):
-    """RMSNorm in float32 over the last dim; the weight is an offset from one and stacks E experts."""
-
-    def __init__(self, dim: int, num_experts: int = 1):
-        super().__init__()
-        self.num_experts = num_experts
-        self.weight = nn.Parameter(torch.zeros(num_experts * dim, dtype=torch.float32))
-
-    def forward(self, x_NxD: Tensor, counts: TokenCounts | None = None) -> Tensor:
-        """Normalise (N, ..., dim) float32; `counts` is needed where there are several experts."""
-        x_NxD = x_NxD * torch.rsqrt(x_NxD.square().mean(dim=-1, keepdim=True) + NORM_EPS)
-        if self.num_experts == 1 or counts is None:
-            return x_NxD * (self.weight + 1)
-        parts = zip(x_NxD.split(counts), self.weight.chunk(self.num_experts), strict=True)
-        return torch.cat([x * (weight + 1) for x, weight in parts])
 
 
 class RotaryEmbedding(nn.Module):
@@ -168,15 +77,16 @@ class Attention(nn.Module):
     Each clip attends by itself; everything else runs on the tokens of all clips at once.
     """
 
-    def __init__(self, config: TransformerConfig, layer: int, dtype: torch.dtype, backend: AttentionBackend):
+    def __init__(self, config: TransformerConfig, layer: int, precision: Precision, backend: AttentionBackend):
         super().__init__()
         experts, heads, kv_heads = config.num_experts(layer), config.num_heads, config.num_kv_heads
-        self.head_dim, self.backend = config.head_dim, backend
+        self.head_dim, self.backend, self.compute_dtype = config.head_dim, backend, precision.compute_dtype
         self.is_local = layer in config.local_attention_layers
-        self.split_sizes = [heads * self.head_dim, kv_heads * self.head_dim, kv_heads * self.head_dim, heads]
+        num_gates = heads if config.attention_gates else 0
+        self.split_sizes = [heads * self.head_dim, kv_heads * self.head_dim, kv_heads * self.head_dim, num_gates]
         self.pre_norm = ExpertRMSNorm(config.hidden_size, experts)
-        self.linear_qkv = ExpertLinear(config.hidden_size, sum(self.split_sizes), experts, dtype)
-        self.linear_proj = ExpertLinear(heads * self.head_dim, config.hidden_size, experts, dtype)
+        self.linear_qkv = ExpertLinear(config.hidden_size, sum(self.split_sizes), experts, precision)
+        self.linear_proj = ExpertLinear(heads * self.head_dim, config.hidden_size, experts, precision)
         self.q_norm = ExpertRMSNorm(self.head_dim, experts)
         self.k_norm = ExpertRMSNorm(self.head_dim, experts)
 
@@ -188,11 +98,12 @@ class Attention(nn.Module):
         q_NHK, k_NGK, v_NGK = (x.unflatten(1, (-1, self.head_dim)) for x in (q, k, v))
         q_NHK = rotate(self.q_norm(q_NHK, counts), positions.rope_NR)
         k_NGK = rotate(self.k_norm(k_NGK, counts), positions.rope_NR)
-        dtype = self.linear_proj.weight.dtype
-        clips = zip(*(pack.split(x.to(dtype)) for x in (q_NHK, k_NGK, v_NGK)), positions.windows, strict=True)
+        qkv = (pack.split(x.to(self.compute_dtype)) for x in (q_NHK, k_NGK, v_NGK))
+        clips = zip(*qkv, positions.windows, strict=True)
         out_NHK = pack.join([self.backend(q, k, v, window if self.is_local else None) for q, k, v, window in clips])
-        gated_NHK = out_NHK * gate_NH.sigmoid().unsqueeze(-1)
-        return self.linear_proj(gated_NHK.flatten(1), counts)
+        if gate_NH.shape[1]:
+            out_NHK = out_NHK * gate_NH.sigmoid().unsqueeze(-1)
+        return self.linear_proj(out_NHK.flatten(1), counts)
 
 
 def gelu7(x: Tensor) -> Tensor:
@@ -210,14 +121,14 @@ def swiglu7(x_NF: Tensor) -> Tensor:
 class MLP(nn.Module):
     """Norm, up projection, GELU7 or SwiGLU7, down projection."""
 
-    def __init__(self, config: TransformerConfig, layer: int, dtype: torch.dtype):
+    def __init__(self, config: TransformerConfig, layer: int, precision: Precision):
         super().__init__()
         experts, hidden = config.num_experts(layer), config.hidden_size
         self.is_gated = layer not in config.gelu_layers
         intermediate = int(hidden * 4 * 2 / 3) // 4 * 4 if self.is_gated else hidden * 4
         self.pre_norm = ExpertRMSNorm(hidden, experts)
-        self.up_gate_proj = ExpertLinear(hidden, intermediate * (2 if self.is_gated else 1), experts, dtype)
-        self.down_proj = ExpertLinear(intermediate, hidden, experts, dtype)
+        self.up_gate_proj = ExpertLinear(hidden, intermediate * (2 if self.is_gated else 1), experts, precision)
+        self.down_proj = ExpertLinear(intermediate, hidden, experts, precision)
 
     def forward(self, x_ND: Tensor, counts: TokenCounts) -> Tensor:
         """Return the update (N, D) of the residual stream, in the compute dtype."""
@@ -228,10 +139,10 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """Attention and MLP, each added to the float32 residual stream."""
 
-    def __init__(self, config: TransformerConfig, layer: int, dtype: torch.dtype, backend: AttentionBackend):
+    def __init__(self, config: TransformerConfig, layer: int, precision: Precision, backend: AttentionBackend):
         super().__init__()
-        self.attention = Attention(config, layer, dtype, backend)
-        self.mlp = MLP(config, layer, dtype)
+        self.attention = Attention(config, layer, precision, backend)
+        self.mlp = MLP(config, layer, precision)
 
     def forward(self, x_ND: Tensor, positions: Positions) -> Tensor:
         """Return the residual stream (N, D) float32 after this layer."""
@@ -240,7 +151,7 @@ class Layer(nn.Module):
 
 
 class Adapter(nn.Module):
-    """Embeds each modality's tokens into the hidden size; holds the rotary bands."""
+    """Embeds each modality's tokens, and the noise level where that is wanted; holds the rotary bands."""
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
@@ -248,24 +159,42 @@ class Adapter(nn.Module):
         self.text_embedder = nn.Linear(config.text_channels, config.hidden_size)
         self.audio_embedder = nn.Linear(config.audio_channels, config.hidden_size)
         self.rope = RotaryEmbedding(config.head_dim)
+        self.timestep_embedder = TimestepEmbedding(config.hidden_size) if config.timestep_embedding else None
 
-    def forward(self, video_VC: Tensor, audio_AC: Tensor, text_LC: Tensor) -> Tensor:
+    def forward(
+        self, video_VC: Tensor, audio_AC: Tensor, text_LC: Tensor, positions: Positions, levels_S: Tensor | None
+    ) -> Tensor:
         """Return (N, D) float32."""
         parts = (self.video_embedder(video_VC), self.audio_embedder(audio_AC), self.text_embedder(text_LC))
-        return torch.cat(parts)
+        x_ND = torch.cat(parts)
+        if self.timestep_embedder is None:
+            return x_ND
+        if levels_S is None:
+            raise ValueError("levels_S is needed with a timestep embedding, got None")
+        levels = zip(self.timestep_embedder(levels_S), positions.pack.clips, strict=True)
+        return x_ND + positions.pack.join([level_D.expand(clip.num_tokens, -1) for level_D, clip in levels])
 
 
 class Block(nn.Module):
-    """The stack of layers: the part that is worth compiling as one graph."""
+    """The stack of layers: the part that is worth compiling as one graph.
 
-    def __init__(self, config: TransformerConfig, dtype: torch.dtype, backend: AttentionBackend):
+    Attributes:
+        recomputes_layers: keep only what passes from layer to layer for the gradient, and run each layer again for its
+            own; off, nothing is run twice.
+    """
+
+    def __init__(self, config: TransformerConfig, precision: Precision, backend: AttentionBackend):
         super().__init__()
-        self.layers = nn.ModuleList(Layer(config, layer, dtype, backend) for layer in range(config.num_layers))
+        self.recomputes_layers = False
+        self.layers = nn.ModuleList(Layer(config, layer, precision, backend) for layer in range(config.num_layers))
 
     def forward(self, x_ND: Tensor, positions: Positions) -> Tensor:
         """Return the residual stream (N, D) float32 after the last layer."""
         for layer in self.layers:
-            x_ND = layer(x_ND, positions)
+            if self.recomputes_layers and torch.is_grad_enabled():
+                x_ND = checkpoint(layer, x_ND, positions, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_ND = layer(x_ND, positions)
         return x_ND
 
 
@@ -276,6 +205,7 @@ class Transformer(nn.Module):
         config: what to build.
         compute_dtype: dtype of the linear layers inside the block (the release: bfloat16).
         attention: attention implementation; by default torch's, with the kernel torch chooses.
+        weight_dtype: dtype these layers' weights are kept in; by default `compute_dtype`, float32 in training.
     """
 
     def __init__(
@@ -283,11 +213,13 @@ class Transformer(nn.Module):
         config: TransformerConfig,
         compute_dtype: torch.dtype = torch.bfloat16,
         attention: AttentionBackend | None = None,
+        weight_dtype: torch.dtype | None = None,
     ):
         super().__init__()
         self.config = config
         self.adapter = Adapter(config)
-        self.block = Block(config, compute_dtype, SdpaAttention() if attention is None else attention)
+        precision = Precision(compute_dtype, weight_dtype or compute_dtype)
+        self.block = Block(config, precision, SdpaAttention() if attention is None else attention)
         self.final_norm_video = ExpertRMSNorm(config.hidden_size)
         self.final_norm_audio = ExpertRMSNorm(config.hidden_size)
         self.final_linear_video = nn.Linear(config.hidden_size, config.video_channels, bias=False)
@@ -310,7 +242,12 @@ class Transformer(nn.Module):
         return Positions(self.adapter.rope(coordinates_N9), pack, pack.token_counts, windows)
 
     def forward(
-        self, video_VC: Tensor, audio_AC: Tensor, text_LC: Tensor, positions: Positions
+        self,
+        video_VC: Tensor,
+        audio_AC: Tensor,
+        text_LC: Tensor,
+        positions: Positions,
+        levels_S: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Predict velocities of one or several clips, which do not influence each other.
 
@@ -319,12 +256,16 @@ class Transformer(nn.Module):
             audio_AC: (A, 64) float32, clip after clip.
             text_LC: (L, text channels) float32, clip after clip.
             positions: from `positions`, for the same clips in the same order.
+            levels_S: (S,) float32 noise levels from 0 to 1, one per clip; used with a timestep embedding only.
 
         Returns:
             Video velocity (V, 192), each token laid out (patch row, patch column, channel), and audio velocity (A, 64),
             both float32 and clip after clip.
+
+        Raises:
+            ValueError: with a timestep embedding, if there are no noise levels.
         """
-        x_ND = self.block(self.adapter(video_VC, audio_AC, text_LC), positions)
+        x_ND = self.block(self.adapter(video_VC, audio_AC, text_LC, positions, levels_S), positions)
         x_VD, x_AD, _ = x_ND.split(positions.counts)
         video_VC = self.final_linear_video(self.final_norm_video(x_VD))
         audio_AC = self.final_linear_audio(self.final_norm_audio(x_AD))

@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 from model.packing import PositionStyle
-from model.transformer import NUM_MODALITIES, TransformerConfig
+from model.transformer_config import NUM_MODALITIES, TransformerConfig
 
 VARIANTS = ("base", "distill", "sr_540p", "sr_1080p")
 
@@ -81,16 +81,19 @@ def config_from_shapes(
     """
     sizes = _Sizes(shapes)
     layers, release = range(sizes.num_layers), TransformerConfig()
+    num_kv_heads, has_gates = sizes.attention()
     config = TransformerConfig(
         num_layers=sizes.num_layers,
         hidden_size=sizes.hidden,
         head_dim=sizes.head_dim,
-        num_kv_heads=sizes.num_kv_heads(),
+        num_kv_heads=num_kv_heads,
         video_channels=sizes.channels(release.video_channels, "final_linear_video", "adapter.video_embedder"),
         audio_channels=sizes.channels(release.audio_channels, "final_linear_audio", "adapter.audio_embedder"),
         text_channels=sizes.channels(release.text_channels, "adapter.text_embedder"),
         expert_layers=tuple(layer for layer in layers if sizes.num_experts(layer) == NUM_MODALITIES),
         gelu_layers=tuple(layer for layer in layers if sizes.is_gelu(layer)),
+        attention_gates=has_gates,
+        timestep_embedding=any(name.startswith("adapter.timestep_embedder.") for name in shapes),
     )
     return replace(_as_variant(config, variant), **_windows(overrides or {}))
 
@@ -140,13 +143,20 @@ class _Sizes:
         plain = self.num_experts(layer) * 4 * self.hidden**2
         return plain in (self.layer_count(layer, "mlp.up_gate_proj"), self.layer_count(layer, "mlp.down_proj"))
 
-    def num_kv_heads(self) -> int:
-        """Rows of q, k, v and gate, less those of q and gate; 1 where that is no number of heads."""
+    def attention(self) -> tuple[int, bool]:
+        """Number of key/value heads and whether there are gates: the reading of qkv's rows that gives whole heads.
+
+        Where both do, as can be with twice as many heads as a head has dims, there are gates; where none does one head.
+        """
         layers = [layer for layer in range(self.num_layers) if self.num_experts(layer)]
         counts = [self.layer_count(n, "attention.linear_qkv") // self.num_experts(n) for n in layers]
-        num_heads = self.hidden // self.head_dim
-        found = (_most_common(counts) // self.hidden - num_heads * (self.head_dim + 1)) // (2 * self.head_dim)
-        return found if found > 0 and num_heads % found == 0 else 1
+        num_heads, rows = self.hidden // self.head_dim, _most_common(counts) // self.hidden
+        for has_gates in (True, False):
+            kv_rows = rows - num_heads * (self.head_dim + has_gates)
+            found, rest = divmod(kv_rows, 2 * self.head_dim)
+            if found > 0 and rest == 0 and num_heads % found == 0:
+                return found, has_gates
+        return 1, True
 
 
 def _most_common(values: Sequence[int]) -> int:

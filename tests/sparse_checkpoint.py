@@ -9,7 +9,8 @@ import torch
 from transformers import T5GemmaConfig, T5GemmaForConditionalGeneration, T5GemmaModuleConfig
 
 from model.oobleck import CHECKPOINT_PREFIX, OobleckConfig, oobleck_tensor_shapes
-from model.transformer import Transformer, TransformerConfig
+from model.transformer import Transformer
+from model.transformer_config import TransformerConfig
 from model.variants import release_config
 from model.wan_config import WanVaeConfig
 from model.wan_vae import wan_tensor_shapes

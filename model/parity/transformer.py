@@ -16,7 +16,8 @@ from torch import Tensor
 from model.attention import choose_attention
 from model.packing import LocalWindow, PositionStyle, SequenceLayout, patchify, token_coordinates, unpatchify
 from model.parity.report import GoldenSet, Group, Pair, prefixes
-from model.transformer import Transformer, TransformerConfig
+from model.transformer import Transformer
+from model.transformer_config import TransformerConfig
 
 CONFIG = "dit_config.json"
 WEIGHTS = "dit_weights.safetensors"

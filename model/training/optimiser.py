@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.training.replicas import Replicas
+from model.training.replicas import Replicas, whole
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Optimiser:
         """
         loss.backward()
         self.replicas.average_gradients(self.parameters)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_gradient_norm))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.config.max_gradient_norm)))
         if not math.isfinite(norm):
             self._adamw.zero_grad()
             raise FloatingPointError(f"gradients are not finite at step {index}, the loss is {loss.item():g}")
@@ -115,3 +115,9 @@ class MovingAverage:
         decay = min(self.decay, (1 + index) / (10 + index))
         for name, tensor in module.state_dict().items():
             self.tensors[name].lerp_(tensor.detach().float(), 1 - decay)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from earlier `tensors`."""
+        for name, tensor in self.tensors.items():
+            tensor.copy_(tensors[name])

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from model.checkpoint_files import CheckpointError
 from model.components import check_tensors
-from model.transformer import Transformer, TransformerConfig
+from model.transformer import Transformer
+from model.transformer_config import TransformerConfig
 from model.variants import VARIANTS, config_from_shapes, release_config, tiny_config
 
 
@@ -17,6 +20,18 @@ def test_sizes_are_derived_from_shapes_alone(variant, golden):
     assert config_from_shapes(shapes_of(tiny_config(variant)), variant) == tiny_config(variant)
     recorded = {name: shape for name, (shape, _) in golden("release_shapes.json")["dit"].items()}
     assert config_from_shapes(recorded, variant) == release_config(variant)
+
+
+@pytest.mark.parametrize("switch", ["attention_gates", "timestep_embedding"])
+@pytest.mark.parametrize("make", [tiny_config, release_config])
+def test_a_switched_part_shows_in_the_shapes(make, switch):
+    config = replace(make("base"), **{switch: not getattr(make("base"), switch)})
+    assert config_from_shapes(shapes_of(config), "base") == config
+
+
+def test_a_model_without_sandwich_shows_in_the_shapes():
+    config = replace(tiny_config("base"), expert_layers=())
+    assert config_from_shapes(shapes_of(config), "base") == config
 
 
 def test_only_the_1080p_model_has_local_attention():
