@@ -1,0 +1,59 @@
+"""Training data of the small world as a job on a real cluster."""
+
+import json
+
+import pytest
+
+from actors.request import ClipRequest
+from actors.small_world.shards import NEGATIVE_PROMPT_FILE, read_shard, shard_name
+from jobs.small_world import main
+from pipeline.manifest import read_manifest
+
+
+@pytest.fixture(autouse=True)
+def _espeak(espeak):
+    """Every one of these tests needs it."""
+
+
+def test_clips_then_latents_and_what_is_there_is_left_alone(tmp_path, cluster, tiny_checkpoint, capsys):
+    clips, latents = tmp_path / "clips", tmp_path / "latents"
+    make_clips = ["clips", "--output", str(clips), "--num-clips", "5", "--per-shard", "2", "--num-workers", "2"]
+    assert main([*make_clips, "--address", cluster.address]) == 0
+    assert "5 clips made" in capsys.readouterr().out
+    written = {path.name: path.stat().st_mtime_ns for path in clips.iterdir()}
+    assert sorted(written) == [shard_name(0), shard_name(1), shard_name(2)]
+    (clips / shard_name(1)).unlink()
+    assert main([*make_clips, "--address", cluster.address]) == 0
+    assert "2 clips made" in capsys.readouterr().out
+    again = {path.name: path.stat().st_mtime_ns for path in clips.iterdir()}
+    assert {name for name in written if again[name] != written[name]} == {shard_name(1)}
+
+    arguments = ["latents", "--clips", str(clips), "--checkpoint", tiny_checkpoint, "--output", str(latents)]
+    assert main([*arguments, "--num-workers", "1", "--address", cluster.address]) == 0
+    assert (latents / NEGATIVE_PROMPT_FILE).is_file()
+    ids = [row["id"] for number in range(3) for row in read_shard(str(latents / shard_name(number)))]
+    assert ids == [f"clip-1-{index:06d}" for index in range(5)]
+
+
+def test_a_manifest_asks_for_other_heads_and_has_their_pictures(tmp_path):
+    assert main(["manifest", "--output", str(tmp_path), "--num-clips", "98", "--conditions", "image"]) == 0
+    rows = read_manifest(str(tmp_path / "manifest.jsonl"))
+    assert all(row.failure is None and isinstance(row.request, ClipRequest) for row in rows)
+    asked = [row.request.metadata["small_world"] for row in rows]
+    assert len({one["word"] for one in asked}) == 98
+    assert all((tmp_path / "images" / f"{row.request.id}.png").is_file() for row in rows)
+
+
+def test_a_manifest_of_prompts_tells_every_look(tmp_path):
+    assert main(["manifest", "--output", str(tmp_path), "--num-clips", "20", "--resolution", "540p"]) == 0
+    for line in (tmp_path / "manifest.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert row["resolution"] == "540p"
+        assert f"{row['metadata']['small_world']['look']['shirt']} shirt" in row["prompt"]["description"]
+
+
+def test_wrong_usage_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["clips", "--output", str(tmp_path), "--num-clips", "0"])
+    assert ended.value.code == 2
+    assert "--num-clips: must be at least 1, got 0" in capsys.readouterr().err
