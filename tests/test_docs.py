@@ -41,6 +41,7 @@ def test_every_setting_and_exit_status_is_documented():
         "docs/cluster.md",
         "docs/parity.md",
         "docs/checkpoints.md",
+        "docs/small_world.md",
     ],
 )
 def test_links_inside_the_project_lead_somewhere(page):

@@ -22,6 +22,8 @@ from model.training.replicas import Replicas
 from model.training.spectral import SpectralDistance
 from model.training.task import Sample, TrainingTask
 
+_SILENCE = 0.01
+
 
 @dataclass(frozen=True)
 class AudioCodecConfig:
@@ -108,7 +110,11 @@ class AudioCodecTask(TrainingTask):
         length = self.config.window_latents * cell
         samples_S = waveform_S.float() / 32768 if waveform_S.dtype == torch.int16 else waveform_S.float()
         uniform = torch.rand(3, generator=generator)
-        start = int(uniform[0] * max(1, len(samples_S) // cell - self.config.window_latents + 1)) * cell
+        # Most of a clip is silence: the middle of the window lies where there is sound.
+        loud = (samples_S.unfold(0, cell, cell).abs().amax(dim=1) > _SILENCE).nonzero()[:, 0]
+        middle = int(loud[int(uniform[0] * len(loud))]) if len(loud) else 0
+        last = max(0, len(samples_S) // cell - self.config.window_latents)
+        start = min(max(0, middle - self.config.window_latents // 2), last) * cell
         if uniform[1] < self.config.shifted_share:
             start += int(uniform[2] * cell)
         window = samples_S[start : start + length]

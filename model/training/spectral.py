@@ -11,8 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_FLOOR = 1e-3
+_FLOOR = 3e-3
+"""Of magnitudes, in units of a sound's amplitude: what is 50 dB below full scale is silence."""
 _WINDOW_SIZES = (256, 512, 1024, 2048)
+
+
+def _transform(sound_BS: Tensor, hann: Tensor) -> Tensor:
+    """Complex spectra (B, Q, W) whose magnitudes do not grow with the window."""
+    window = len(hann)
+    return torch.stft(sound_BS, window, window // 4, window=hann, normalized=True, return_complex=True)
 
 
 class MelSpectrogram(nn.Module):
@@ -39,7 +46,7 @@ class MelSpectrogram(nn.Module):
 
     def forward(self, sound_BS: Tensor) -> Tensor:
         """(B, S) -> (B, M, S // (window / 4) + 1), natural logarithm."""
-        spectrum = torch.stft(sound_BS, self.window, self.window // 4, window=self.hann, return_complex=True)
+        spectrum = _transform(sound_BS, self.hann)
         return (spectrum.abs().transpose(1, 2) @ self.filters + _FLOOR).log().transpose(1, 2)
 
 
@@ -61,8 +68,7 @@ class SpectralDistance(nn.Module):
         self.mel = MelSpectrogram(sample_rate_hz, highest_hz=highest_hz)
 
     def _magnitudes(self, sound_BS: Tensor, window: int) -> Tensor:
-        hann = torch.hann_window(window, device=sound_BS.device)
-        spectrum_BQW = torch.stft(sound_BS, window, window // 4, window=hann, return_complex=True)
+        spectrum_BQW = _transform(sound_BS, torch.hann_window(window, device=sound_BS.device))
         return spectrum_BQW[:, : int(self.highest_hz * window / self.sample_rate_hz)].abs()
 
     def forward(self, made_BS: Tensor, target_BS: Tensor) -> Tensor:
