@@ -196,8 +196,10 @@ class DistillationTask(TrainingTask):
         levels_S = self._sigmas[list(steps)]
         velocities = _denoiser(self.networks.student, conditions, noisy)(noisy, levels_S)
         clean = [clean_from(*values) for values in zip(noisy, velocities, levels_S, strict=True)]
+        # Given audio counts whole and the prediction with weight zero, so that it has gradients all the same: workers
+        # with sharded networks must agree on which parameters have some, whatever their clips are given.
         kept = [
-            Latents(c.video_1CTHW, at.audio_1AC if condition.audio_is_given else c.audio_1AC)
+            Latents(c.video_1CTHW, torch.lerp(at.audio_1AC, c.audio_1AC, 0.0 if condition.audio_is_given else 1.0))
             for c, at, condition in zip(clean, noisy, conditions, strict=True)
         ]
         return with_images(kept, conditions)
