@@ -14,6 +14,7 @@ from model.training.clips import ConditionShares
 from model.training.distillation import DistillationTask
 from model.training.distillation_config import DistillationConfig, DistillationNetworks, GanConfig
 from model.training.flow_matching import FlowMatchingConfig, FlowMatchingTask
+from model.training.memory import shard_bytes
 from model.training.networks import new_transformer
 from model.training.optimiser import OptimiserConfig
 from model.training.replicas import Replicas
@@ -64,11 +65,20 @@ def train(case, mesh, rank, recomputes_layers):
     return [task.step(batch, index, seed) for index, seed in enumerate(seeds)], task.export()
 
 
+def make_shard_bytes(mesh):
+    """What one worker is expected to hold of a network, and with a mesh what it does hold."""
+    network = make_task("base", torch.float32, mesh, False).transformer
+    if mesh is None:
+        return shard_bytes(network, NUM_WORKERS)
+    return sum(parameter.to_local().nbytes for parameter in network.parameters())
+
+
 def work(rank, port, path):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=NUM_WORKERS)
     mesh = init_device_mesh("cpu", (NUM_WORKERS,))
     results = {case: (train(case, None, rank, False), train(case, mesh, rank, True)) for case in CASES}
+    results["shard_bytes"] = [make_shard_bytes(None), make_shard_bytes(mesh)]
     torch.save(results, f"{path}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -105,3 +115,9 @@ def test_all_workers_end_with_the_same_weights(results, case):
     for one, other in zip(results[0][case], results[1][case], strict=True):
         assert one[0] != other[0]  # of their own clips
         assert all(torch.equal(tensor, other[1][name]) for name, tensor in one[1].items())
+
+
+def test_a_worker_holds_as_much_as_the_dry_run_says(results):
+    for result in results:
+        expected, found = result["shard_bytes"]
+        assert found == expected
