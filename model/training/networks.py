@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.attention import AttentionBackend
+from model.experts import ExpertLinear
 from model.training.replicas import whole
 from model.transformer import Transformer
 from model.transformer_config import TransformerConfig
@@ -60,8 +61,12 @@ def trained_transformer(
 
 
 def frozen_copy(transformer: Transformer) -> Transformer:
-    """The same network with weights of its own that are not trained."""
-    return deepcopy(transformer).eval().requires_grad_(False)
+    """The same network with weights of its own that are not trained, each in the dtype it is used in."""
+    copy = deepcopy(transformer).eval()
+    for module in copy.modules():
+        if isinstance(module, ExpertLinear):
+            module.weight = nn.Parameter(module.weight.detach().to(module.compute_dtype))
+    return copy.requires_grad_(False)
 
 
 def checkpoint_tensors(config: TransformerConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
