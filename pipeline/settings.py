@@ -194,13 +194,15 @@ def load_settings(url: str | None, overrides: Sequence[str] = ()) -> Settings:
     for override in overrides:
         _apply(values, override)
     try:
-        return Settings.model_validate(values)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         item = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             raise SettingsError(f"setting {name} is unknown") from error
         raise SettingsError(f"setting {name}={item['input']!r}: {item['msg']}") from error
+    settings.sampling.samplers(Samplers())  # what goes with no checkpoint is told now
+    return settings
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from actors.small_world.clips import SIZES
 from model.capabilities import Capabilities, Samplers, read_capabilities
 from model.checkpoint import Checkpoint
 from model.checkpoint_files import CheckpointError, LocalFiles
@@ -118,6 +119,13 @@ def test_what_is_written_is_read_again(tmp_path, checkpoint):
     assert read_capabilities(files, find_layout(files)) == told
     write_capabilities(tmp_path / "new", Capabilities())
     assert Capabilities.from_json(json.loads((tmp_path / "new/config.json").read_text())) == Capabilities()
+
+
+def test_the_small_worlds_sizes_are_ones_a_checkpoint_can_have():
+    capabilities = Capabilities.from_json({"pixel_sizes": SIZES})
+    assert capabilities.resolutions == tuple(SIZES)
+    for resolution, by_aspect in SIZES.items():
+        assert {aspect: capabilities.pixel_size(resolution, aspect) for aspect in ASPECTS} == by_aspect
 
 
 def sized(**changes):

@@ -102,7 +102,7 @@ def test_a_bad_setting_is_one_clear_line(override, message):
 def test_guidance_of_super_resolution_needs_a_negative_prompt():
     message = r"setting sampling\.negative_prompt='': must not be empty where super-resolution has guidance, here "
     with pytest.raises(SettingsError, match=message + "3.5") as caught:
-        samplers("sampling.negative_prompt=''", "sampling.sr_guidance=3.5")
+        load_settings(None, ["sampling.negative_prompt=''", "sampling.sr_guidance=3.5"])
     assert "\n" not in str(caught.value)
     with pytest.raises(SettingsError, match=message + "2"):
         samplers("sampling.negative_prompt=''", of=TUNED)
