@@ -27,14 +27,16 @@ class BaseGeneration(Stage):
         super().__init__(compute)
         self.sampling = sampling
         variant = "base" if isinstance(sampling, GuidedSampling) else "distill"
-        self.transformer = source.fetch(variant).transformer(variant, compute.dtype, self.device)
+        checkpoint = source.fetch(variant)
+        self.capabilities = checkpoint.capabilities
+        self.transformer = checkpoint.transformer(variant, compute.dtype, self.device)
 
     def process(self, work: Work) -> None:
         """See the class."""
         request, tensors = work.request, {name: tensor.to(self.device) for name, tensor in work.tensors.items()}
         frames = tensors["frames"].tolist()
         noise = seeded_noise(request.stage_seed(self.name), self.device)
-        width, height = request.base_size
+        width, height = self.capabilities.base_size(request.aspect)
         start = initial_noise(
             (frames[0], *latent_size(width, height)),
             int(tensors["num_audio_latents"]),

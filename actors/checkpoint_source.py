@@ -77,4 +77,5 @@ class CheckpointSource:
             return Checkpoint(files.folder, layout)
         chosen = [layout.video_decoder if name == "video_decoder" else name for name in components]
         names = [name for component in chosen for name in layout.files(component).all]
+        names += [layout.config] if layout.config else []
         return Checkpoint(local_copy(self.url, Path(self.cache_dir).expanduser(), names), layout)

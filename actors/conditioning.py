@@ -62,6 +62,7 @@ class Conditioning(Stage):
         super().__init__(compute)
         components = ["text_encoder"] + ["wan_vae"] * reads_images + ["audio_vae"] * reads_audio
         checkpoint = source.fetch(*components)
+        self.capabilities = checkpoint.capabilities
         self.texts = TextCache(checkpoint.text_encoder(compute.dtype, self.device))
         self.negative_prompt = negative_prompt
         self.image_encoder = checkpoint.image_encoder(compute.dtype, self.device) if reads_images else None
@@ -78,11 +79,13 @@ class Conditioning(Stage):
             if self.negative_prompt is not None:
                 tensors["negative_text"] = self.texts.encode(self.negative_prompt).features_1LC
             if image is not None:
-                tensors["image_base"] = self._encode_image(request, image, request.base_size)
+                base_size = self.capabilities.base_size(request.aspect)
+                tensors["image_base"] = self._encode_image(request, image, base_size)
                 if request.is_super_resolved:
-                    tensors["image_sr"] = self._encode_image(request, image, request.clip_size)
+                    clip_size = self.capabilities.pixel_size(request.resolution, request.aspect)
+                    tensors["image_sr"] = self._encode_image(request, image, clip_size)
             if waveform is None:
-                length = request.text_length
+                length = request.text_length(self.capabilities.default_seconds)
             else:
                 length, tensors["audio"] = self._encode_audio(request, waveform)
         if text.num_tokens > MAX_TEXT_TOKENS:
@@ -107,7 +110,8 @@ class Conditioning(Stage):
 
     def _read_waveform(self, work: Work) -> np.ndarray:
         request = work.request
-        limit = max_seconds(request.resolution, has_audio=True)
+        shortest = self.capabilities.min_seconds
+        limit = self.capabilities.max_clip_seconds(request.resolution, has_audio=True)
         try:
             # One second more than is possible shows that a recording is too long; hours of it would fill the memory.
             wanted = request.seconds if request.seconds is not None else limit + 1
@@ -116,11 +120,13 @@ class Conditioning(Stage):
             raise RowError("audio", request.audio, f"cannot be read: {error}") from error
         seconds = len(samples) / MODEL_SAMPLE_RATE_HZ
         if seconds > limit:
-            possible = f"the {limit:g} s that are possible at {request.resolution}"
-            reason = f"lasts more than {possible}: set seconds to use its beginning"
+            is_release = limit == max_seconds(request.resolution, has_audio=True)
+            possible = f"possible at {request.resolution}" if is_release else "possible for this checkpoint"
+            reason = f"lasts more than the {limit:g} s that are {possible}: set seconds to use its beginning"
             raise RowError("audio", request.audio, reason)
-        if seconds < MIN_SECONDS:
-            raise RowError("audio", request.audio, f"lasts {seconds:.2f} s, at least {MIN_SECONDS:g} are needed")
+        if len(samples) < int(shortest * MODEL_SAMPLE_RATE_HZ):  # as a recording is cut to whole samples
+            needed = f"{shortest:g} are needed" + ("" if shortest == MIN_SECONDS else " for this checkpoint")
+            raise RowError("audio", request.audio, f"lasts {seconds:.2f} s, at least {needed}")
         if request.seconds is not None and request.seconds - seconds > 1 / FRAMES_PER_SECOND:
             work.notes.append(
                 f"audio lasts {seconds:.2f} s, so the clip is shorter than the {request.seconds:g} s asked"

@@ -32,6 +32,7 @@ class Decoding(Stage):
         super().__init__(compute)
         self.encoding = encoding
         checkpoint = source.fetch("video_decoder", "audio_vae")
+        self.capabilities = checkpoint.capabilities
         self.video_decoder = checkpoint.video_decoder(compute.dtype, self.device)
         self.audio_decoder = checkpoint.audio_decoder(self.device)
 
@@ -39,7 +40,7 @@ class Decoding(Stage):
         """See the class."""
         request = work.request
         _, num_frames, sound_frames = work.tensors["frames"].tolist()
-        width, height = request.clip_size
+        width, height = self.capabilities.pixel_size(request.resolution, request.aspect)
         metadata = {"title": request.id, "comment": "AI-generated with daVinci-MagiHuman", "language": request.language}
         with ClipMuxer(width, height, encoding=self.encoding, metadata=metadata) as muxer:
             num_samples = sound_frames * OUTPUT_SAMPLE_RATE_HZ // FRAMES_PER_SECOND

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator
 
-from model.geometry import MIN_SECONDS, ClipLength, max_seconds, pixel_size
+from model.geometry import MIN_SECONDS, ClipLength, max_seconds
 
 LANGUAGES = {
     "zh": "Mandarin",
@@ -26,7 +26,6 @@ Language = Literal["zh", "yue", "en", "ja", "ko", "de", "fr"]
 NonEmpty = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 MAX_SEED = 2**63 - 1
-DEFAULT_SECONDS = 5.0
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -64,9 +63,10 @@ Prompt = Annotated[
 class ClipRequest(BaseModel):
     """One row of a manifest, validated.
 
-    `seconds` defaults to 5, or to the length of `audio` where there is one. How long it may be depends on `audio` and
-    `resolution`, so it stands behind them: fields are validated in order. `seed` defaults to a hash of the id, so that
-    a row gives the same clip wherever and however often it runs.
+    `seconds` defaults to the length of `audio` where there is one, else to what the checkpoint says (the release: 5).
+    How long it may be depends on `audio` and `resolution`, so it stands behind them: fields are validated in order.
+    What is checked here is what the release allows; a checkpoint may allow less, see `model.capabilities`. `seed`
+    defaults to a hash of the id, so that a row gives the same clip wherever and however often it runs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -132,24 +132,17 @@ class ClipRequest(BaseModel):
         return int.from_bytes(hashlib.sha256(f"{self.resolved_seed}/{stage}".encode()).digest()[:8]) & MAX_SEED
 
     @property
-    def base_size(self) -> tuple[int, int]:
-        """(width, height) in pixels of base generation."""
-        return pixel_size("256p", self.aspect)
-
-    @property
-    def clip_size(self) -> tuple[int, int]:
-        """(width, height) in pixels of the finished clip."""
-        return pixel_size(self.resolution, self.aspect)
-
-    @property
     def is_super_resolved(self) -> bool:
         """Whether the clip passes latent super-resolution."""
         return self.resolution != "256p"
 
-    @property
-    def text_length(self) -> ClipLength:
-        """Length of a clip that is made from text; where there is audio, that decides."""
-        return ClipLength.from_seconds(self.seconds if self.seconds is not None else DEFAULT_SECONDS)
+    def text_length(self, default_seconds: float) -> ClipLength:
+        """Length of a clip that is made from text; where there is audio, that decides.
+
+        Args:
+            default_seconds: of a request that names no length, as the checkpoint says.
+        """
+        return ClipLength.from_seconds(self.seconds if self.seconds is not None else default_seconds)
 
     def prompt_text(self) -> str:
         """The text the encoder sees: free text as it is, a structured prompt in the release's form."""

@@ -27,12 +27,14 @@ class SuperResolution(Stage):
         super().__init__(compute)
         self.sampling = sampling
         variant = f"sr_{resolution}"
-        self.transformer = source.fetch(variant).transformer(variant, compute.dtype, self.device)
+        checkpoint = source.fetch(variant)
+        self.capabilities = checkpoint.capabilities
+        self.transformer = checkpoint.transformer(variant, compute.dtype, self.device)
 
     def process(self, work: Work) -> None:
         """See the class."""
         request, tensors = work.request, {name: tensor.to(self.device) for name, tensor in work.tensors.items()}
-        width, height = request.clip_size
+        width, height = self.capabilities.pixel_size(request.resolution, request.aspect)
         noise = seeded_noise(request.stage_seed(self.name), self.device)
         negative = tensors.get("negative_text")
         conditions = Conditions(

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import torch
 
 from actors.checkpoint_source import open_checkpoint
+from model.capabilities import Capabilities
 from model.checkpoint_files import CheckpointError
 from model.components import Contents
 from model.geometry import RESOLUTIONS
 from model.inspection import MODES, Inspection, inspect, parameter_counts
-from model.layout import COMPONENTS
+from model.layout import COMPONENTS, CONFIG_NAME
 
 EXIT_SOUND = 0
 EXIT_FAULTY = 1
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(url: str, inspection: Inspection, lanes: Sequence[str] | None) -> int:
     layout = inspection.layout
-    needed = layout.needed
+    needed = inspection.needed
     if lanes:
         needed = tuple(dict.fromkeys(name for lane in lanes for name in layout.components_for(*lane.split("/"))))
     print(f"{url}: {layout.name}")
@@ -74,14 +75,31 @@ def _report(url: str, inspection: Inspection, lanes: Sequence[str] | None) -> in
         cells = (f"{cell:<{width}}" for cell, width in zip(others, widths[2:], strict=True))
         print(f"  {name:<{widths[0]}}  {parameters:>{widths[1]}}  {'  '.join(cells)}".rstrip())
     absent = [name for name in inspection.missing(needed) if name not in inspection.problems]
-    for problem in (*inspection.problems.values(), *(f"{name}: {layout.absence(name)}" for name in absent)):
+    unlabelled = [lane for lane in lanes or () if lane.split("/")[1] not in inspection.capabilities.resolutions]
+    for problem in (
+        *inspection.problems.values(),
+        *(f"{name}: {layout.absence(name)}" for name in absent),
+        *(f"{lane}: {CONFIG_NAME} names no size for this resolution" for lane in unlabelled),
+    ):
         print(f"error: {problem}")
     modes = [f"{mode} at {', '.join(resolutions)}" for mode, resolutions in inspection.lanes().items()]
     print(f"can make: {'; '.join(modes) or 'nothing'}")
     if modes:
         print(f"from: {', '.join(inspection.conditions())}")
-    is_sound = not inspection.missing(needed) and (bool(lanes) or not inspection.problems)
+        if layout.config is not None:
+            _report_capabilities(inspection.capabilities)
+    is_told_soundly = CONFIG_NAME not in inspection.problems and not unlabelled
+    is_sound = is_told_soundly and not inspection.missing(needed) and (bool(lanes) or not inspection.problems)
     return EXIT_SOUND if is_sound else EXIT_FAULTY
+
+
+def _report_capabilities(capabilities: Capabilities) -> None:
+    for resolution in capabilities.resolutions:
+        sizes = {aspect: capabilities.pixel_size(resolution, aspect) for aspect in capabilities.aspects(resolution)}
+        shown = ", ".join(f"{width}x{height} ({aspect})" for aspect, (width, height) in sizes.items())
+        print(f"{resolution}: {shown}")
+    shortest, longest = capabilities.min_seconds, capabilities.max_seconds
+    print(f"seconds: {shortest:g} to {longest:g}, {capabilities.default_seconds:g} where a row does not say")
 
 
 def _describe(contents: Contents) -> tuple[str, str, str]:

@@ -55,7 +55,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--manifest", required=True, metavar="URL", help="JSONL, CSV or Parquet; local or e.g. s3://")
     parser.add_argument("--output", required=True, metavar="URL", help="folder of the results; local or e.g. s3://")
     parser.add_argument("--checkpoint", required=True, metavar="URL", help="checkpoint folder; local or e.g. s3://")
-    parser.add_argument("--mode", choices=("base", "distill"), help="32 guided steps, or 8 distilled ones (default)")
+    parser.add_argument(
+        "--mode", choices=("base", "distill"), help="many guided steps, or few distilled ones (default)"
+    )
     parser.add_argument("--settings", metavar="FILE", help="YAML file of settings, see docs/settings.md")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one setting"

@@ -7,6 +7,7 @@ flags. Networks are built on the meta device, and every tensor goes from the fil
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.attention import choose_attention
+from model.capabilities import Capabilities, read_capabilities
 from model.checkpoint_files import CheckpointError, LocalFiles
 from model.components import Contents, read_contents
 from model.layout import Layout, find_layout
@@ -48,6 +50,15 @@ class Checkpoint:
     def __init__(self, folder: str | Path, layout: Layout | None = None):
         self.files = LocalFiles(folder)
         self.layout = layout or find_layout(self.files)
+
+    @cached_property
+    def capabilities(self) -> Capabilities:
+        """What the checkpoint can be asked for.
+
+        Raises:
+            CheckpointError: if its root `config.json` is not sound.
+        """
+        return read_capabilities(self.files, self.layout)
 
     def contents(self, component: str) -> Contents:
         """Table of contents of a component, checked.

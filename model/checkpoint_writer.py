@@ -11,11 +11,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.capabilities import Capabilities
 from model.components import EMA_WEIGHTS
+from model.layout import CONFIG_NAME
 from model.oobleck import CHECKPOINT_PREFIX, OobleckConfig, OobleckHalf
 
 _TRANSFORMER_FOLDERS = {"base": "base", "distill": "distill", "sr_540p": "540p_sr", "sr_1080p": "1080p_sr"}
 TEXT_ENCODER_FOLDER = "t5gemma-9b-9b-ul2"
+
+
+def write_capabilities(checkpoint: Path, capabilities: Capabilities) -> None:
+    """Write the root `config.json`, which says what the checkpoint can be asked for."""
+    write_json(_made(checkpoint) / CONFIG_NAME, capabilities.to_json())
 
 
 def write_transformer(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-_ALLOWED: dict[type, str] = {int: "a whole number >= 0", float: "a number", bool: "true or false"}
+_ALLOWED: dict[Any, str] = {int: "a whole number >= 0", float: "a number", bool: "true or false"}
 
 
 def require_types(config: Any) -> None:
-    """Hold the values of a dataclass against its annotations: int, float, bool and tuples of them.
+    """Hold the values of a dataclass against its annotations: int, float, bool, one of them or None, tuples of them.
 
     Args:
         config: the dataclass, as its file filled it.
@@ -22,7 +23,10 @@ def require_types(config: Any) -> None:
     for field in fields(config):
         value, kind = getattr(config, field.name), hints[field.name]
         entry_kinds = get_args(kind)
-        if entry_kinds:
+        if NoneType in entry_kinds:
+            allowed = f"{_ALLOWED[entry_kinds[0]]} or null"
+            is_right = value is None or _is_a(value, entry_kinds[0])
+        elif entry_kinds:
             allowed = f"a list, each entry {_ALLOWED[entry_kinds[0]]}"
             is_right = isinstance(value, tuple) and all(_is_a(entry, entry_kinds[0]) for entry in value)
         else:

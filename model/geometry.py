@@ -22,6 +22,7 @@ OUTPUT_SAMPLE_RATE_HZ = 44_100
 MIN_SECONDS = 0.2
 MAX_SECONDS = 15.0
 """Of a clip made from text."""
+DEFAULT_SECONDS = 5.0
 
 RESOLUTIONS = ("256p", "540p", "1080p")
 ASPECTS = ("16:9", "9:16", "1:1")
@@ -37,24 +38,12 @@ PIXEL_SIZES: dict[tuple[str, str], tuple[int, int]] = {
     ("1080p", "9:16"): (1088, 1920),
     ("1080p", "1:1"): (1440, 1440),
 }
-"""(width, height) in pixels of each resolution label and aspect ratio."""
+"""(width, height) in pixels of each resolution label and aspect ratio in the release; `model.capabilities` tells what
+another checkpoint makes of them."""
 
 MAX_AUDIO_SECONDS = {"256p": 60.0, "540p": 60.0, "1080p": MAX_SECONDS}
 """Of a clip driven by a recording, by resolution. No clip has more video tokens than the longest from text at 1080p,
 which is what memory is planned for: 15 s there are 95 latent frames of 2,040 tokens, 60 s at 540p 376 frames of 448."""
-
-
-def pixel_size(resolution: str, aspect: str) -> tuple[int, int]:
-    """Return (width, height) in pixels.
-
-    Raises:
-        ValueError: if the label or the aspect ratio is unknown.
-    """
-    if resolution not in RESOLUTIONS:
-        raise ValueError(f"resolution must be one of {', '.join(RESOLUTIONS)}, got {resolution!r}")
-    if aspect not in ASPECTS:
-        raise ValueError(f"aspect must be one of {', '.join(ASPECTS)}, got {aspect!r}")
-    return PIXEL_SIZES[resolution, aspect]
 
 
 def max_seconds(resolution: str, has_audio: bool) -> float:

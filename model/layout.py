@@ -21,6 +21,8 @@ from model.variants import VARIANTS
 
 COMPONENTS = (*VARIANTS, "text_encoder", "wan_vae", "audio_vae", "turbo_vae")
 MODEL_INDEX = "model_index.json"
+CONFIG_NAME = "config.json"
+"""At the root: what the checkpoint can be asked for, see `model.capabilities`."""
 PACKED_SUFFIX = ".zst"
 
 _FOLDERS = {
@@ -70,6 +72,7 @@ class Layout:
         problems: component to the reason why it cannot be read, for components of which there is something.
         needed: components that a checkpoint of this layout is expected to have.
         remarks: how ambiguous folders were understood.
+        config: the file at the root that says what can be asked for; None where the release's numbers hold.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Layout:
     problems: dict[str, str]
     needed: tuple[str, ...]
     remarks: tuple[str, ...] = field(default=())
+    config: str | None = None
 
     def files(self, component: str) -> ComponentFiles:
         """Files of a component.
@@ -96,6 +100,10 @@ class Layout:
     def has(self, component: str) -> bool:
         """Whether all files of a component are there."""
         return component in self.components
+
+    def is_absent(self, component: str) -> bool:
+        """Whether nothing of a component is there; one that is incomplete is a fault instead."""
+        return component not in self.components and component not in self.problems
 
     @property
     def video_decoder(self) -> str:
@@ -145,7 +153,7 @@ def find_layout(files: CheckpointFiles) -> Layout:
         expected = ", ".join(names[0] for names in _FOLDERS.values())
         raise CheckpointError(f"this is no checkpoint, it holds neither {MODEL_INDEX} nor one of {expected}")
     name = f"one folder with {MODEL_INDEX}" if is_one_folder else "folders of the release"
-    return Layout(name, components, problems, needed, tuple(remarks))
+    return Layout(name, components, problems, needed, tuple(remarks), _if_there(files, CONFIG_NAME))
 
 
 def _parents(name: str) -> list[str]:

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.config_types import require_types
 from model.denoiser import Conditions, Denoiser, Latents, NoiseSource, with_images
-from model.schedule import flow_sigmas, unipc_stepper, zero_snr_levels
+from model.schedule import NUM_TRAIN_TIMESTEPS, flow_sigmas, unipc_stepper, zero_snr_levels
 from model.transformer import Transformer
+
+MAX_STEPS = 1000
+MAX_SHIFT = 100
+MAX_GUIDANCE = 100
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,10 @@ class GuidedSampling:
     late_timestep: int = 500
     audio_guidance: float = 5.0
 
+    def __post_init__(self) -> None:
+        scales = dict.fromkeys(("video_guidance", "late_video_guidance", "audio_guidance"), (0, MAX_GUIDANCE))
+        _require_sampler(self, late_timestep=(0, NUM_TRAIN_TIMESTEPS), **scales)
+
 
 @dataclass(frozen=True)
 class DistilledSampling:
@@ -47,6 +57,9 @@ class DistilledSampling:
 
     num_steps: int = 8
     shift: float = 5.0
+
+    def __post_init__(self) -> None:
+        _require_sampler(self)
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,20 @@ class SuperResolutionSampling:
     first_frames: int = 13
     first_frames_guidance: float = 2.0
     align_corners: bool = True
+
+    def __post_init__(self) -> None:
+        scales = dict.fromkeys(("guidance", "first_frames_guidance"), (0, MAX_GUIDANCE))
+        _require_sampler(self, noise_index=(0, NUM_TRAIN_TIMESTEPS - 1), audio_noise=(0, 1), **scales)
+
+
+def _require_sampler(config: Any, **ranges: tuple[float, float]) -> None:
+    require_types(config)
+    for name, (least, most) in {"num_steps": (1, MAX_STEPS), **ranges}.items():
+        value = getattr(config, name)
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{name} must be between {least} and {most}, got {value!r:.200}")
+    if not 0 < config.shift <= MAX_SHIFT:
+        raise ValueError(f"shift must be above 0 and at most {MAX_SHIFT}, got {config.shift!r:.200}")
 
 
 def guide(without: Tensor, with_text: Tensor, scale: Tensor | float) -> Tensor:

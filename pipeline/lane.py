@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 
 from actors.fingerprint import LaneFingerprint, hash_facts
 from actors.request import ClipRequest
+from model.capabilities import Capabilities, Samplers
 from model.checkpoint_files import CheckpointFiles
 from model.geometry import RESOLUTIONS
-from model.layout import Layout, find_layout
+from model.layout import Layout
 from pipeline.settings import Settings
 
 NUMERICS_VERSION = 2
@@ -48,9 +49,9 @@ class Lane:
         middle = ("super_resolution",) if self.is_super_resolved else ()
         return ("conditioning", "base_generation", *middle, "decoding", "writing")
 
-    def uses_negative_prompt(self, settings: Settings) -> bool:
+    def uses_negative_prompt(self, samplers: Samplers) -> bool:
         """Whether any of its models runs with guidance."""
-        return self.mode == "base" or (self.is_super_resolved and settings.sampling.sr_guidance is not None)
+        return self.mode == "base" or (self.is_super_resolved and samplers.super_resolution.guidance is not None)
 
 
 def component_fingerprint(files: CheckpointFiles, layout: Layout, component: str) -> str:
@@ -87,12 +88,14 @@ class LaneWork:
         requests: its clips, in the manifest's order.
         fingerprint: of checkpoint and settings.
         components: the checkpoint's components they are made with.
+        samplers: how they are denoised.
     """
 
     lane: Lane
     requests: tuple[ClipRequest, ...]
     fingerprint: LaneFingerprint
     components: tuple[str, ...]
+    samplers: Samplers
 
     @property
     def reads_images(self) -> bool:
@@ -105,14 +108,28 @@ class LaneWork:
         return any(request.audio is not None for request in self.requests)
 
 
-def split_into_lanes(requests: Sequence[ClipRequest], files: CheckpointFiles, settings: Settings) -> list[LaneWork]:
+def split_into_lanes(
+    requests: Sequence[ClipRequest],
+    files: CheckpointFiles,
+    layout: Layout,
+    settings: Settings,
+    capabilities: Capabilities,
+) -> list[LaneWork]:
     """Group requests by lane, small clips first, each lane in the manifest's order.
+
+    Args:
+        requests: clips that the checkpoint can be asked for.
+        files: of the checkpoint.
+        layout: which of them make which component.
+        settings: of the run.
+        capabilities: of the checkpoint.
 
     Raises:
         CheckpointError: if the checkpoint lacks a component that a lane needs.
+        SettingsError: if the settings do not go with the checkpoint's samplers.
         StorageError: if it cannot be read.
     """
-    layout = find_layout(files)
+    samplers = settings.sampling.samplers(capabilities.samplers)
     hashes: dict[str, str] = {}
 
     def component_hash(name: str) -> str:
@@ -132,14 +149,15 @@ def split_into_lanes(requests: Sequence[ClipRequest], files: CheckpointFiles, se
             "components": {name: component_hash(name) for name in components},
             "precision": settings.precision,
             "threads": settings.threads_per_actor,
-            "base": asdict(settings.sampling.base(lane.mode)),
-            "sr": asdict(settings.sampling.super_resolution()) if lane.is_super_resolved else None,
-            "negative_prompt": settings.sampling.negative_prompt if lane.uses_negative_prompt(settings) else None,
+            "base": asdict(samplers.of_mode(lane.mode)),
+            "sr": asdict(samplers.super_resolution) if lane.is_super_resolved else None,
+            "negative_prompt": settings.sampling.negative_prompt if lane.uses_negative_prompt(samplers) else None,
             "encoding": asdict(settings.encoding.video_encoding()),
         }
         has_image = any(request.image is not None for request in chosen)
         image_vae = component_hash("wan_vae") if has_image else ""
         if has_image:
             components = tuple(dict.fromkeys((*components, "wan_vae")))
-        works.append(LaneWork(lane, chosen, LaneFingerprint(hash_facts(facts), image_vae), components))
+        fingerprint = LaneFingerprint(hash_facts(facts), image_vae, capabilities)
+        works.append(LaneWork(lane, chosen, fingerprint, components, samplers))
     return works

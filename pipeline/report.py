@@ -49,7 +49,7 @@ def write_books(run: Run) -> str:
         "output": run.spec.output_url,
         "checkpoint": run.spec.checkpoint_url,
         "totals": totals,
-        "settings": run.spec.settings.model_dump(mode="json"),
+        "settings": run.settings.model_dump(mode="json"),
         "pools": {lane: [asdict(pool) for pool in pools] for lane, pools in result.pools.items()},
         "versions": result.versions,
     }

@@ -19,17 +19,21 @@ from actors.base_generation import BaseGeneration
 from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.conditioning import Conditioning
 from actors.decoding import Decoding
+from actors.request import ClipRequest
 from actors.row import ClipRow, Failure, unpack
 from actors.stage import Stage
 from actors.storage import join
 from actors.super_resolution import SuperResolution
 from actors.writing import Writing
+from model.capabilities import Capabilities, read_capabilities
 from model.checkpoint_files import CheckpointError
 from model.inspection import check_components
+from model.layout import Layout, find_layout
 from pipeline.graph import run_lane
 from pipeline.lane import LaneWork, split_into_lanes
 from pipeline.ledger import DEAD_LETTER_NAME, Ledger
 from pipeline.manifest import ManifestRow, read_manifest
+from pipeline.offer import find_impossible
 from pipeline.plan import PlanError, Pool, plan_pools
 from pipeline.progress import ProgressDisplay, RunCounts, StageBoard
 from pipeline.settings import Settings
@@ -104,6 +108,9 @@ class Run:
         spec: what to run.
         console: where progress goes.
 
+    Attributes:
+        capabilities: what the checkpoint can be asked for; the release's until `find_work` has looked.
+
     Raises:
         ManifestError: if the manifest cannot be read.
     """
@@ -112,6 +119,7 @@ class Run:
         self.spec, self.console = spec, console
         self.ledger = Ledger(spec.output_url)
         self.rows: dict[str, ManifestRow] = {}
+        self.capabilities = Capabilities()
         self.num_gpus = 0
         self.accelerator_type: str | None = None
         manifest = read_manifest(spec.manifest_url)
@@ -123,24 +131,38 @@ class Run:
                 self.rows[row.request.id] = row
         self.result.manifest_ids = list(self.rows)
 
+    @property
+    def settings(self) -> Settings:
+        """Those of the spec, with the checkpoint's numbers where they name none.
+
+        Raises:
+            SettingsError: if they do not go with the checkpoint's samplers.
+        """
+        settings = self.spec.settings
+        samplers = settings.sampling.samplers(self.capabilities.samplers)
+        return settings.model_copy(update={"sampling": settings.sampling.resolved(settings.mode, samplers)})
+
     def find_work(self) -> list[LaneWork]:
         """Compare manifest and output; what is left to do, lane by lane.
 
-        A clip in the output that was made from something else becomes a dead letter, unless it may be overwritten. If
-        anything is left, the checkpoint's components for it are looked through, so that a fault shows before a GPU is
-        taken.
+        What this checkpoint cannot make becomes a dead letter, and so does a clip in the output that was made from
+        something else, unless it may be overwritten. If anything is left, the checkpoint's components for it are looked
+        through, so that a fault shows before a GPU is taken.
 
         Raises:
             CheckpointError: if the checkpoint lacks a component or holds one that is not sound.
+            SettingsError: if the settings do not go with the checkpoint's samplers.
             StorageError: if the checkpoint or the output cannot be read.
         """
         self.result.records = self.ledger.read_records(self.ledger.committed_ids())
-        requests = [row.request for row in self.rows.values() if row.request is not None]
-        if not requests:
+        if not self.rows:
             return []
         with self._naming_the_checkpoint():
             files = open_checkpoint(self.spec.checkpoint_url)
-            works = split_into_lanes(requests, files, self.spec.settings)
+            layout = find_layout(files)
+            self.capabilities = read_capabilities(files, layout)
+            requests = self._possible_requests(layout)
+            works = split_into_lanes(requests, files, layout, self.spec.settings, self.capabilities)
         left = [replace(work, requests=tuple(r for r in work.requests if self._is_todo(r.id, work))) for work in works]
         left = [work for work in left if work.requests]
         with self._naming_the_checkpoint():
@@ -153,6 +175,18 @@ class Run:
             yield
         except CheckpointError as error:
             raise CheckpointError(f"checkpoint {self.spec.checkpoint_url}: {error}") from error
+
+    def _possible_requests(self, layout: Layout) -> list[ClipRequest]:
+        possible = []
+        for row in self.rows.values():
+            if row.request is None:
+                continue
+            failure = find_impossible(row.request, self.capabilities, layout)
+            if failure is None:
+                possible.append(row.request)
+            else:
+                self._dead_letter(row, failure)
+        return possible
 
     def _is_todo(self, clip_id: str, work: LaneWork) -> bool:
         row, record = self.rows[clip_id], self.result.records.get(clip_id)
@@ -210,7 +244,7 @@ class Run:
     def _stages(self, work: LaneWork, pools: Sequence[Pool]) -> Mapping[str, tuple[type[Stage], Mapping[str, Any]]]:
         settings, lane = self.spec.settings, work.lane
         source = CheckpointSource(self.spec.checkpoint_url, settings.cache_dir)
-        negative = settings.sampling.negative_prompt if lane.uses_negative_prompt(settings) else None
+        negative = settings.sampling.negative_prompt if lane.uses_negative_prompt(work.samplers) else None
         provenance = {
             "generator": f"magihuman-ray {self.result.versions['magihuman-ray']}",
             "model": "daVinci-MagiHuman",
@@ -228,14 +262,10 @@ class Run:
                     "reads_audio": work.reads_audio,
                 },
             ),
-            "base_generation": (BaseGeneration, {"source": source, "sampling": settings.sampling.base(lane.mode)}),
+            "base_generation": (BaseGeneration, {"source": source, "sampling": work.samplers.of_mode(lane.mode)}),
             "super_resolution": (
                 SuperResolution,
-                {
-                    "source": source,
-                    "resolution": lane.resolution,
-                    "sampling": settings.sampling.super_resolution(),
-                },
+                {"source": source, "resolution": lane.resolution, "sampling": work.samplers.super_resolution},
             ),
             "decoding": (Decoding, {"source": source, "encoding": settings.encoding.video_encoding()}),
             "writing": (

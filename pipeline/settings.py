@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from actors.muxing import VideoEncoding
 from actors.stage import Compute
 from actors.storage import read_bytes
-from model.sampling import DistilledSampling, GuidedSampling, SuperResolutionSampling
+from model.capabilities import Samplers
+from model.sampling import (
+    MAX_GUIDANCE,
+    MAX_SHIFT,
+    MAX_STEPS,
+    DistilledSampling,
+    GuidedSampling,
+    SuperResolutionSampling,
+)
 
-Steps = Annotated[int, Field(ge=1, le=1000)]
-Scale = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Scale = Annotated[float, Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False)]
+Shift = Annotated[float, Field(gt=0, le=MAX_SHIFT)]
+Sampler = TypeVar("Sampler", GuidedSampling, DistilledSampling, SuperResolutionSampling)
 
 DEFAULT_NEGATIVE_PROMPT = (
     "frozen picture, flicker, smeared face, warped hands, additional fingers, doubled limbs, blocky compression, "
@@ -33,49 +44,78 @@ class _Section(BaseModel):
 
 
 class SamplingSettings(_Section):
-    """How clips are denoised; the defaults are the release's."""
+    """How clips are denoised; what is left out is as the checkpoint says, and else as the release has it."""
 
-    base_steps: Steps = 32
-    distill_steps: Steps = 8
-    sr_steps: Steps = 5
-    shift: Annotated[float, Field(gt=0, le=100)] = 5.0
-    video_guidance: Scale = 5.0
-    late_video_guidance: Scale = 2.0
-    audio_guidance: Scale = 5.0
+    base_steps: Steps | None = None
+    distill_steps: Steps | None = None
+    sr_steps: Steps | None = None
+    shift: Shift | None = None
+    sr_shift: Shift | None = None
+    """Shift of super-resolution, where it is not to be `shift`."""
+    video_guidance: Scale | None = None
+    late_video_guidance: Scale | None = None
+    audio_guidance: Scale | None = None
     sr_guidance: Scale | None = None
-    """Guidance scale of super-resolution; none, as the released configurations run."""
-    sr_align_corners: bool = True
+    """Guidance scale of super-resolution; 0 for none, as the released configurations run."""
+    sr_align_corners: bool | None = None
     """How super-resolution enlarges the latent; false is the known remedy for ghosting in the first frames."""
     negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
 
-    @field_validator("negative_prompt")
-    @classmethod
-    def _super_resolution_needs_two_tokens(cls, value: str, info: ValidationInfo) -> str:
-        if not value and info.data.get("sr_guidance") is not None:
-            # A single token has no defined position there: every clip would fail, after base generation.
-            raise ValueError("must not be empty where sampling.sr_guidance is set")
-        return value
+    def samplers(self, defaults: Samplers) -> Samplers:
+        """The samplers of a run.
 
-    def base(self, mode: str) -> GuidedSampling | DistilledSampling:
-        """Sampler of base generation in a mode."""
-        if mode == "distill":
-            return DistilledSampling(num_steps=self.distill_steps, shift=self.shift)
-        return GuidedSampling(
-            num_steps=self.base_steps,
-            shift=self.shift,
-            video_guidance=self.video_guidance,
-            late_video_guidance=self.late_video_guidance,
-            audio_guidance=self.audio_guidance,
-        )
+        Args:
+            defaults: what the checkpoint says.
 
-    def super_resolution(self) -> SuperResolutionSampling:
-        """Sampler of latent super-resolution."""
-        return SuperResolutionSampling(
+        Raises:
+            SettingsError: if super-resolution has guidance, and no negative prompt.
+        """
+        super_resolution = _changed(
+            defaults.super_resolution,
             num_steps=self.sr_steps,
-            shift=self.shift,
+            shift=self.shift if self.sr_shift is None else self.sr_shift,
             guidance=self.sr_guidance,
             align_corners=self.sr_align_corners,
         )
+        if self.sr_guidance == 0:
+            super_resolution = replace(super_resolution, guidance=None)
+        if not self.negative_prompt and super_resolution.guidance is not None:
+            # A single token has no defined position there: every clip would fail, after base generation.
+            reason = f"must not be empty where super-resolution has guidance, here {super_resolution.guidance:g}"
+            raise SettingsError(f"setting sampling.negative_prompt='': {reason}")
+        return Samplers(
+            base=_changed(
+                defaults.base,
+                num_steps=self.base_steps,
+                shift=self.shift,
+                video_guidance=self.video_guidance,
+                late_video_guidance=self.late_video_guidance,
+                audio_guidance=self.audio_guidance,
+            ),
+            distill=_changed(defaults.distill, num_steps=self.distill_steps, shift=self.shift),
+            super_resolution=super_resolution,
+        )
+
+    def resolved(self, mode: str, samplers: Samplers) -> SamplingSettings:
+        """The same with every number that `samplers` has, for the books of a run in this mode."""
+        refining = samplers.super_resolution
+        numbers = {
+            "base_steps": samplers.base.num_steps,
+            "distill_steps": samplers.distill.num_steps,
+            "sr_steps": refining.num_steps,
+            "shift": samplers.of_mode(mode).shift,
+            "sr_shift": refining.shift,
+            "video_guidance": samplers.base.video_guidance,
+            "late_video_guidance": samplers.base.late_video_guidance,
+            "audio_guidance": samplers.base.audio_guidance,
+            "sr_guidance": self.sr_guidance if refining.guidance is None else refining.guidance,
+            "sr_align_corners": refining.align_corners,
+        }
+        return self.model_copy(update=numbers)
+
+
+def _changed(sampler: Sampler, **values: Any) -> Sampler:
+    return replace(sampler, **{name: value for name, value in values.items() if value is not None})
 
 
 class EncodingSettings(_Section):
@@ -112,7 +152,7 @@ class Settings(_Section):
     """Settings of a run."""
 
     mode: Literal["base", "distill"] = "distill"
-    """`distill`: 8 steps without guidance. `base`: 32 steps with guidance."""
+    """`distill`: few steps (the release: 8) without guidance. `base`: many (32) with guidance."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["bf16", "fp32"] = "bf16"
     threads_per_actor: Annotated[int, Field(ge=1)] = 1
@@ -154,13 +194,15 @@ def load_settings(url: str | None, overrides: Sequence[str] = ()) -> Settings:
     for override in overrides:
         _apply(values, override)
     try:
-        return Settings.model_validate(values)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         item = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             raise SettingsError(f"setting {name} is unknown") from error
         raise SettingsError(f"setting {name}={item['input']!r}: {item['msg']}") from error
+    settings.sampling.samplers(Samplers())  # what goes with no checkpoint is told now
+    return settings
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -13,9 +13,14 @@ from PIL import Image
 from actors.base_generation import BaseGeneration
 from actors.checkpoint_source import CheckpointSource
 from actors.conditioning import Conditioning
+from actors.decoding import Decoding
+from actors.media import probe
+from actors.muxing import VideoEncoding
 from actors.row import Failure, new_row, unpack
 from actors.stage import Compute
 from actors.super_resolution import SuperResolution
+from model.capabilities import Capabilities
+from model.checkpoint_writer import write_capabilities
 from model.sampling import DistilledSampling, SuperResolutionSampling
 from model.tiny import write_tiny_checkpoint
 
@@ -141,6 +146,60 @@ def test_a_recording_over_the_limit_of_its_resolution_is_cut_only_if_seconds_say
     )
     cut = conditioning(fresh(audio=voice, resolution=resolution, seconds=limit))
     assert unpack(cut["payload"])["frames"].tolist()[1:] == [25 * limit, 25 * limit]
+
+
+@pytest.fixture(scope="module")
+def small_source(tmp_path_factory):
+    """A checkpoint that makes 96x64 pixels and twice that, for 0.4 to 1.4 seconds."""
+    folder = tmp_path_factory.mktemp("small")
+    write_tiny_checkpoint(folder)
+    sizes = {("256p", "16:9"): (96, 64), ("540p", "16:9"): (192, 128)}
+    write_capabilities(folder, Capabilities(sizes, min_seconds=0.4, max_seconds=1.4, default_seconds=0.6))
+    return CheckpointSource(str(folder), "unused")
+
+
+def test_every_stage_takes_sizes_and_the_default_length_from_the_checkpoint(small_source, picture):
+    conditioning = Conditioning(Compute(), small_source, reads_audio=False)
+    row = conditioning(fresh(image=picture, resolution="540p", seconds=None))
+    tensors = unpack(row["payload"])
+    assert tensors["image_base"].shape == (1, 48, 1, 4, 6)
+    assert tensors["image_sr"].shape == (1, 48, 1, 8, 12)
+    assert tensors["frames"].tolist() == [5, 15, 15], "0.6 s"
+    row = BaseGeneration(Compute(), small_source, DistilledSampling(num_steps=1))(row)
+    assert unpack(row["payload"])["video"].shape == (1, 48, 5, 4, 6)
+    row = SuperResolution(Compute(), small_source, "540p", SuperResolutionSampling(num_steps=1))(row)
+    assert unpack(row["payload"])["video"].shape == (1, 48, 5, 8, 12)
+    row = Decoding(Compute(), small_source, VideoEncoding())(row)
+    facts = probe(unpack(row["payload"])["mp4"].numpy().tobytes())
+    assert (facts.width, facts.height) == (192, 128)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "asked", "reason"),
+    [
+        (
+            1.5,
+            None,
+            "lasts more than the 1.4 s that are possible for this checkpoint: set seconds to use its beginning",
+        ),
+        (0.3, None, "lasts 0.30 s, at least 0.4 are needed for this checkpoint"),
+        (0.3, 1.4, "lasts 0.30 s, at least 0.4 are needed for this checkpoint"),
+        (1.5, 1.4, None),
+        (0.4, None, None),
+        (1.4, None, None),
+    ],
+)
+def test_recordings_are_held_against_the_checkpoints_limits(small_source, tmp_path, recorded, asked, reason):
+    conditioning = Conditioning(Compute(), small_source, reads_images=False)
+    voice = record(tmp_path / "voice.wav", recorded)
+    row = conditioning(fresh(audio=voice, seconds=asked))
+    if reason is None:
+        assert row["failure"] is None
+        assert unpack(row["payload"])["frames"].tolist()[2] == round(min(recorded, 1.4) * 25)
+    else:
+        failure = Failure.from_json(row["failure"])
+        assert (failure.stage, failure.field, failure.value) == ("conditioning", "audio", voice)
+        assert failure.reason == reason
 
 
 def test_equal_prompts_are_encoded_once(source):

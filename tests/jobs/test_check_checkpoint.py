@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jobs.check_checkpoint import main
+from model.capabilities import Capabilities
+from model.checkpoint_writer import write_capabilities
 from tests.checkpoint_layouts import LAYOUTS
 from tests.sparse_checkpoint import write_full_size_checkpoint
 
@@ -143,3 +145,57 @@ def test_what_is_no_checkpoint_is_named(tmp_path, capsys):
 def test_a_store_out_of_reach_is_wrong_usage(s3_bucket, capsys):
     assert main([f"{s3_bucket}/nothing/here"]) == 2
     assert "cannot list" in capsys.readouterr().err
+
+
+SMALL = {("256p", "16:9"): (96, 64), ("256p", "1:1"): (64, 64), ("540p", "16:9"): (192, 128)}
+
+
+def test_what_the_config_says_is_told(copy, capsys):
+    write_capabilities(copy, Capabilities(SMALL, 1.0, 2.0, 1.4, ("audio",)))
+    for unneeded in ("1080p_sr", "base", "Wan2.2-TI2V-5B"):
+        shutil.rmtree(copy / unneeded)
+    assert main([str(copy)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-5:] == [
+        "can make: distill at 256p, 540p",
+        "from: text, text + audio",
+        "256p: 96x64 (16:9), 64x64 (1:1)",
+        "540p: 192x128 (16:9)",
+        "seconds: 1 to 2, 1.4 where a row does not say",
+    ]
+    assert not [line for line in lines if "error" in line or "absent" in line]
+
+
+def test_a_component_that_the_config_counts_on_is_missed(copy, capsys):
+    write_capabilities(copy, Capabilities(SMALL))
+    shutil.rmtree(copy / "540p_sr")
+    assert main([str(copy)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "error: sr_540p: is absent, none of the folders 540p_sr, sr_540p/sr_transformer holds a file" in lines
+    assert "can make: base at 256p; distill at 256p" in lines
+    for mode in ("base", "distill"):
+        shutil.rmtree(copy / mode)
+    assert main([str(copy)]) == 1
+    printed = capsys.readouterr().out
+    assert "error: base: is absent" in printed
+    assert "error: distill: is absent" in printed
+
+
+def test_a_lane_that_the_config_has_no_size_for_cannot_be_made(copy, capsys):
+    write_capabilities(copy, Capabilities(SMALL))
+    assert main([str(copy), "--lane", "distill/540p"]) == 0
+    assert "error" not in capsys.readouterr().out
+    assert main([str(copy), "--lane", "distill/1080p"]) == 1
+    assert "error: distill/1080p: config.json names no size for this resolution\n" in capsys.readouterr().out
+
+
+def test_a_fault_of_the_config_is_the_only_one_told(copy, capsys):
+    (copy / "config.json").write_text('{"max_seconds": 0}')
+    shutil.rmtree(copy / "1080p_sr")
+    for lane in ([], ["--lane", "distill/256p"]):
+        assert main([str(copy), *lane]) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if "error" in line] == [
+            "error: config.json: max_seconds must be a number between 0.2 and 60, got 0"
+        ]
+        assert lines[-1] == "can make: nothing"

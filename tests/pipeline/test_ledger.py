@@ -3,14 +3,17 @@ import shutil
 
 import pytest
 
-from actors.fingerprint import LaneFingerprint
+from actors.fingerprint import LaneFingerprint, hash_facts
 from actors.request import ClipRequest
+from model.capabilities import Capabilities, read_capabilities
 from model.checkpoint_files import LocalFiles
+from model.checkpoint_writer import write_capabilities
+from model.layout import find_layout
 from model.tiny import write_tiny_checkpoint
-from pipeline.lane import split_into_lanes
+from pipeline.lane import component_fingerprint, split_into_lanes
 from pipeline.ledger import Ledger
 from pipeline.run import RunSpec
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings, load_settings
 
 
 def request(**fields):
@@ -56,6 +59,38 @@ def test_a_fingerprint_covers_what_changes_the_clip_and_nothing_else(one, other,
     assert (lane.of_clip(request(**one)) == lane.of_clip(request(**other))) == same
 
 
+@pytest.mark.parametrize(
+    ("fields", "fingerprint"),
+    [
+        ({}, "77bdd238d5136995db78ffe6bf1d5ba0"),
+        ({"resolution": "540p", "aspect": "1:1", "seconds": 2}, "87904ba68b95b0c4449253ff6843ef34"),
+        ({"audio": "a.wav", "image": "b.png"}, "7bf10943e32fd7bd62a9afd05498bb25"),
+    ],
+)
+def test_fingerprints_of_the_releases_clips_stay_as_they_were(fields, fingerprint):
+    assert LaneFingerprint("lane", "vae").of_clip(request(**fields)) == fingerprint
+
+
+SMALL = {("256p", "16:9"): (96, 64), ("256p", "1:1"): (64, 64), ("540p", "16:9"): (192, 128)}
+
+
+def test_sizes_and_the_default_length_of_a_checkpoint_count_for_the_clips_they_decide():
+    def of_clip(capabilities, **fields):
+        return LaneFingerprint("lane", "vae", capabilities).of_clip(request(**fields))
+
+    release, small = Capabilities(), Capabilities(pixel_sizes=SMALL)
+    assert of_clip(small) != of_clip(release)
+    larger = Capabilities(pixel_sizes=SMALL | {("540p", "16:9"): (224, 128)})
+    assert of_clip(larger, resolution="540p") != of_clip(small, resolution="540p")
+    assert of_clip(larger) == of_clip(small), "another size at 540p changes nothing at 256p"
+    other_base = Capabilities(pixel_sizes=SMALL | {("256p", "16:9"): (128, 64)})
+    assert of_clip(other_base, resolution="540p") != of_clip(small, resolution="540p")
+    shorter = Capabilities(default_seconds=1.4)
+    assert of_clip(shorter) == of_clip(release, seconds=1.4) != of_clip(release)
+    assert of_clip(shorter, seconds=5) == of_clip(release)
+    assert of_clip(Capabilities(max_seconds=9, conditions=())) == of_clip(release), "limits change no clip"
+
+
 def test_language_counts_where_the_prompt_names_it():
     prompt = {"description": "x", "dialogue": [{"speaker": "s", "line": "l"}]}
     lane = LaneFingerprint("lane")
@@ -69,9 +104,81 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
+def lanes(folder, requests, overrides=()):
+    files, settings = LocalFiles(folder), load_settings(None, overrides)
+    layout = find_layout(files)
+    return split_into_lanes(requests, files, layout, settings, read_capabilities(files, layout))
+
+
 def lane_hash(folder, overrides=(), **fields):
-    (work,) = split_into_lanes([request(**fields)], LocalFiles(folder), load_settings(None, overrides))
+    (work,) = lanes(folder, [request(**fields)], overrides)
     return work.fingerprint.lane
+
+
+ENCODING = {
+    "audio_bitrate_bps": 192000,
+    "codec": "libx264",
+    "crf": 18,
+    "pixel_format": "yuv420p",
+    "preset": "veryfast",
+    "threads": 1,
+}
+GUIDED = {
+    "num_steps": 32,
+    "shift": 5.0,
+    "video_guidance": 5.0,
+    "late_video_guidance": 2.0,
+    "late_timestep": 500,
+    "audio_guidance": 5.0,
+}
+REFINING = {
+    "num_steps": 5,
+    "shift": 5.0,
+    "noise_index": 220,
+    "audio_noise": 0.7,
+    "guidance": 3.5,
+    "first_frames": 13,
+    "first_frames_guidance": 2.0,
+    "align_corners": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "resolution", "base", "sr", "negative"),
+    [
+        ([], "256p", {"num_steps": 8, "shift": 5.0}, None, None),
+        ([], "540p", {"num_steps": 8, "shift": 5.0}, REFINING | {"guidance": None}, None),
+        (["mode=base"], "256p", GUIDED, None, DEFAULT_NEGATIVE_PROMPT),
+        (["mode=base", "sampling.sr_guidance=3.5"], "540p", GUIDED, REFINING, DEFAULT_NEGATIVE_PROMPT),
+    ],
+)
+def test_the_releases_lanes_are_hashed_from_these_facts(checkpoint, overrides, resolution, base, sr, negative):
+    files = LocalFiles(checkpoint)
+    mode = "base" if overrides else "distill"
+    names = [mode, *(["sr_540p"] if sr else []), "text_encoder", "turbo_vae", "audio_vae"]
+    facts = {
+        "numerics": 2,
+        "components": {name: component_fingerprint(files, find_layout(files), name) for name in names},
+        "precision": "bf16",
+        "threads": 1,
+        "base": base,
+        "sr": sr,
+        "negative_prompt": negative,
+        "encoding": ENCODING,
+    }
+    assert lane_hash(checkpoint, overrides, resolution=resolution) == hash_facts(facts)
+
+
+def test_a_lane_is_hashed_with_the_checkpoints_samplers_unless_settings_say_otherwise(checkpoint, tmp_path):
+    plain = lane_hash(checkpoint)
+    tuned = shutil.copytree(checkpoint, tmp_path / "tuned")
+    write_capabilities(tuned, Capabilities())
+    assert lane_hash(tuned) == plain, "a file that says what holds anyway changes nothing"
+    (tuned / "config.json").write_text('{"sampling": {"distill": {"num_steps": 6}, "base": {"num_steps": 3}}}')
+    assert lane_hash(tuned) == lane_hash(checkpoint, ["sampling.distill_steps=6"]) != plain
+    assert lane_hash(tuned, ["sampling.distill_steps=8"]) == plain
+    (tuned / "config.json").write_text('{"sampling": {"distill": {"shift": 5}}}')
+    assert lane_hash(tuned) == plain, "5 is 5.0"
 
 
 def test_a_lane_fingerprint_follows_weights_and_settings(checkpoint):
@@ -104,8 +211,8 @@ def test_a_lane_fingerprint_follows_the_middle_of_large_files(checkpoint, tmp_pa
 
 
 def test_a_clip_without_image_does_not_depend_on_whether_others_have_one(checkpoint):
-    alone = split_into_lanes([request()], LocalFiles(checkpoint), Settings())[0]
-    beside = split_into_lanes([request(), request(id="b", image="a.png")], LocalFiles(checkpoint), Settings())[0]
+    alone = lanes(checkpoint, [request()])[0]
+    beside = lanes(checkpoint, [request(), request(id="b", image="a.png")])[0]
     assert alone.fingerprint.of_clip(request()) == beside.fingerprint.of_clip(request())
     assert beside.reads_images
     assert not alone.reads_images
