@@ -185,6 +185,13 @@ def write_atomically(url: str, data: bytes, content_type: str | None = None) -> 
             fs.pipe_file(path, data)
 
 
+def write_folder(url: str, folder: Path) -> None:
+    """Write every file below a local folder, one after the other, each as `write_atomically` does."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            write_atomically(join(url, *path.relative_to(folder).parts), path.read_bytes())
+
+
 def remove(url: str) -> None:
     """Remove one file; nothing happens where there is none.
 

@@ -19,7 +19,7 @@ from actors.small_world.shards import ClipShards
 from actors.small_world.speech import SpeechError
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings
-from pipeline.small_world import make_clips, make_latents, write_manifest
+from pipeline.small_world import make_clips, make_latents, write_manifest, write_small_text_encoder
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,16 +36,20 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     latents = commands.add_parser("latents", help="encode shards of clips with a checkpoint's encoders")
     latents.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards")
     latents.add_argument("--checkpoint", required=True, metavar="URL", help="has both autoencoders and a text encoder")
+    text_encoder = commands.add_parser("text-encoder", help="add a small text encoder to a checkpoint")
+    text_encoder.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards, whose words count")
+    text_encoder.add_argument("--vocabulary", type=_positive, default=1024, metavar="N", help="tokens (default: 1024)")
+    text_encoder.add_argument("--width", type=_positive, default=64, metavar="N", help="of features (default: 64)")
     manifest = commands.add_parser("manifest", help="write prompts to judge a model by")
     manifest.add_argument("--num-clips", type=_positive, default=400, metavar="N", help="rows (default: 400)")
     manifest.add_argument("--resolution", choices=("256p", "540p"), default="256p")
     manifest.add_argument(
         "--conditions", choices=("text", "image"), default="text", help="what tells the look (default: text)"
     )
-    for command in (clips, latents, manifest):
+    for command in (clips, latents, text_encoder, manifest):
         command.add_argument("--output", required=True, metavar="URL", help="folder of the results")
-    for command, default in ((clips, 1), (manifest, 1_000_000)):
-        command.add_argument("--seed", type=int, default=default, help=f"of the world (default: {default})")
+    for command, default in ((clips, 1), (text_encoder, 0), (manifest, 1_000_000)):
+        command.add_argument("--seed", type=int, default=default, help=f"default: {default}")
     for command in (clips, latents):
         command.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
         command.add_argument(
@@ -71,6 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.output, options.seed, options.num_clips, options.resolution, options.conditions
             )
             console.print(f"{options.num_clips} rows in {url}", highlight=False)
+            return EXIT_DONE
+        if options.command == "text-encoder":
+            sizes = (options.vocabulary, options.width, options.seed)
+            write_small_text_encoder(options.clips, options.output, DEFAULT_NEGATIVE_PROMPT, *sizes)
+            console.print(f"text encoder in {options.output}", highlight=False)
             return EXIT_DONE
         output = options.output if "://" in options.output else os.path.abspath(options.output)
         connect(options.address)

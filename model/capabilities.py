@@ -23,7 +23,7 @@ from model.geometry import (
     RESOLUTIONS,
     max_seconds,
 )
-from model.layout import Layout
+from model.layout import CONFIG_KEYS, Layout
 from model.sampling import DistilledSampling, GuidedSampling, SuperResolutionSampling
 
 CONDITIONS = ("image", "audio")
@@ -182,8 +182,7 @@ class Capabilities:
         Raises:
             ValueError: naming the field, what is allowed, and the value.
         """
-        names = ("pixel_sizes", "min_seconds", "max_seconds", "default_seconds", "conditions", "sampling")
-        values = dict(_known(raw, "", names))
+        values = dict(_known(raw, "", CONFIG_KEYS))
         samplers = Samplers.from_json(values.pop("sampling", {}))
         if "pixel_sizes" in values:
             values["pixel_sizes"] = _flat(values)

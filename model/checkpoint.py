@@ -21,6 +21,7 @@ from model.components import Contents, read_contents
 from model.layout import Layout, find_layout
 from model.text_encoder import TextEncoder, load_text_encoder
 from model.transformer import Transformer
+from model.transformer_config import TransformerConfig
 from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder
 from model.variants import config_from_shapes
 
@@ -76,6 +77,14 @@ class Checkpoint:
             model = Transformer(config, compute_dtype, choose_attention(device, compute_dtype))
         dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         return _filled(model, self._read(variant, contents, dtypes, device))
+
+    def transformer_tensors(self, variant: str) -> tuple[TransformerConfig, dict[str, Tensor]]:
+        """What one of the Transformers is and its tensors, on the CPU in the dtypes they are used in; to train on."""
+        contents = self.contents(variant)
+        config = config_from_shapes(contents.shapes, variant, contents.config)
+        with torch.device("meta"):
+            dtypes = {name: tensor.dtype for name, tensor in Transformer(config).state_dict().items()}
+        return config, self._read(variant, contents, dtypes, torch.device("cpu"))
 
     def text_encoder(self, dtype: torch.dtype, device: torch.device) -> TextEncoder:
         """Load the T5Gemma encoder and its tokenizer."""

@@ -22,6 +22,8 @@ from model.variants import VARIANTS
 COMPONENTS = (*VARIANTS, "text_encoder", "wan_vae", "audio_vae", "turbo_vae")
 MODEL_INDEX = "model_index.json"
 CONFIG_NAME = "config.json"
+CONFIG_KEYS = ("pixel_sizes", "min_seconds", "max_seconds", "default_seconds", "conditions", "sampling")
+"""Of `config.json` at the root, see `model.capabilities`."""
 """At the root: what the checkpoint can be asked for, see `model.capabilities`."""
 PACKED_SUFFIX = ".zst"
 
@@ -153,7 +155,7 @@ def find_layout(files: CheckpointFiles) -> Layout:
         expected = ", ".join(names[0] for names in _FOLDERS.values())
         raise CheckpointError(f"this is no checkpoint, it holds neither {MODEL_INDEX} nor one of {expected}")
     name = f"one folder with {MODEL_INDEX}" if is_one_folder else "folders of the release"
-    return Layout(name, components, problems, needed, tuple(remarks), _if_there(files, CONFIG_NAME))
+    return Layout(name, components, problems, needed, tuple(remarks), _own_config(files))
 
 
 def _parents(name: str) -> list[str]:
@@ -300,6 +302,17 @@ def _shard(files: CheckpointFiles, name: str, index_name: str) -> str:
         if candidate in files.sizes:
             return candidate
     raise CheckpointError(f"shard {name} is missing, {index_name} names it")
+
+
+def _own_config(files: CheckpointFiles) -> str | None:
+    """`config.json` at the root, if it is ours: model hubs want one of theirs there, which has none of our keys."""
+    if CONFIG_NAME not in files.sizes:
+        return None
+    try:
+        values = read_json(files, CONFIG_NAME)
+    except CheckpointError:
+        return CONFIG_NAME  # its fault is told where it is used
+    return CONFIG_NAME if any(key in values for key in CONFIG_KEYS) else None
 
 
 def _if_there(files: CheckpointFiles, name: str) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,10 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from actors.checkpoint_source import CheckpointSource
 from actors.small_world.clips import SmallWorldClip
-from actors.small_world.shards import ClipShards, LatentShards, missing_shards
-from actors.storage import join, list_names, write_atomically
+from actors.small_world.shards import ClipShards, LatentShards, missing_shards, read_prompts
+from actors.storage import join, list_names, write_atomically, write_folder
+from model.checkpoint_writer import TEXT_ENCODER_FOLDER
+from model.small_text_encoder import trained_tokenizer, write_text_encoder
 
 MANIFEST_NAME = "manifest.jsonl"
 
@@ -49,6 +53,30 @@ def make_latents(
         "negative_prompt": negative_prompt,
     }
     yield from _run(missing_shards(folder_url, num_shards), _Encoding, arguments, num_cpus)
+
+
+def write_small_text_encoder(
+    clips_url: str, checkpoint_url: str, negative_prompt: str, vocabulary_size: int, width: int, seed: int
+) -> None:
+    """Add a text encoder to a checkpoint: tokens learnt from the prompts of clips, weights drawn and left as they are.
+
+    Args:
+        clips_url: folder of clip shards.
+        checkpoint_url: where it goes.
+        negative_prompt: its words are learnt too.
+        vocabulary_size: at most so many tokens.
+        width: of the features, a multiple of 16.
+        seed: of the weights.
+
+    Raises:
+        ValueError: a number is not allowed, or there are no clips.
+        StorageError: the store refuses or is out of reach.
+    """
+    prompts = [*read_prompts(clips_url), negative_prompt]
+    with TemporaryDirectory() as folder:
+        tokenizer = trained_tokenizer(prompts, vocabulary_size)
+        write_text_encoder(Path(folder) / TEXT_ENCODER_FOLDER, tokenizer, width, seed, is_encoder_only=True)
+        write_folder(checkpoint_url, Path(folder))
 
 
 class _Rendering:

@@ -49,6 +49,20 @@ def read_shard(url: str) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
+def read_prompts(folder_url: str) -> Iterator[str]:
+    """Prompts of all clips of a folder, shard by shard.
+
+    Raises:
+        ValueError: it holds no shard.
+    """
+    shards = [name for name in list_names(folder_url) if name.endswith(".parquet")]
+    if not shards:
+        raise ValueError(f"{folder_url} must hold shards of clips, found none")
+    for name in shards:
+        with open_binary(f"{folder_url}/{name}") as file:
+            yield from pq.read_table(file, columns=["prompt"])["prompt"].to_pylist()
+
+
 def missing_shards(folder_url: str, num_shards: int) -> list[int]:
     """Numbers of the shards that a folder does not hold yet."""
     present = set(list_names(folder_url))

@@ -67,16 +67,20 @@ class AudioCodecTask(TrainingTask):
         config: see there.
         seed: of the first weights.
         replicas: the workers.
+        device: where the networks are.
     """
 
-    def __init__(self, network: OobleckConfig, config: AudioCodecConfig, seed: int, replicas: Replicas):
+    def __init__(
+        self, network: OobleckConfig, config: AudioCodecConfig, seed: int, replicas: Replicas, device: torch.device
+    ):
         network.require_pipeline_sizes()
-        self.network, self.config = network, config
-        self.vae = empty_oobleck(network).to_empty(device="cpu").requires_grad_(True)
-        _initialise(self.vae, torch.Generator().manual_seed(seed))
+        self.network, self.config, self.device = network, config, device
+        vae = empty_oobleck(network).to_empty(device="cpu").requires_grad_(True)
+        _initialise(vae, torch.Generator().manual_seed(seed))
+        self.vae = vae.to(device)
         replicas.start_alike(self.vae)
-        self.scale = LatentScale(network.decoder.latent_channels)
-        self.distance = SpectralDistance(MODEL_SAMPLE_RATE_HZ)
+        self.scale = LatentScale(network.decoder.latent_channels).to(device)
+        self.distance = SpectralDistance(MODEL_SAMPLE_RATE_HZ).to(device)
         self.optimiser = Optimiser(self.vae.parameters(), config.optimiser, replicas)
         self.average = MovingAverage(self.vae, config.average_decay)
         if config.is_compiled:
@@ -85,11 +89,11 @@ class AudioCodecTask(TrainingTask):
 
     def step(self, batch: Sequence[Sample], index: int, generator: torch.Generator) -> dict[str, float]:
         """See `TrainingTask.step`; the metric `rms` is the sound's that is made, over the target's."""
-        target_BS = torch.stack([self._window(sample["waveform"], generator) for sample in batch])
+        target_BS = torch.stack([self._window(sample["waveform"], generator) for sample in batch]).to(self.device)
         mean_BCA = self.vae.encoder(target_BS.unsqueeze(1).expand(-1, 2, -1)).chunk(2, dim=1)[0]
         learning_steps = self.config.learning_scale_share * self.config.optimiser.num_steps
         latent_BCA = self.scale(mean_BCA, is_learning=index < learning_steps)
-        noise_BCA = torch.randn(latent_BCA.shape, generator=generator)
+        noise_BCA = torch.randn(latent_BCA.shape, generator=generator).to(self.device)
         made_B2S = self.vae.decoder(latent_BCA + self.config.latent_noise * noise_BCA)
         samples = F.l1_loss(made_B2S, target_BS.unsqueeze(1).expand_as(made_B2S))
         spectra = self.distance(made_B2S.mean(dim=1), target_BS)

@@ -37,8 +37,12 @@ class VideoAutoencoderConfig:
         optimiser: rates.
         crop: side of the square that is looked at in one step, in pixels.
         num_frames: looked at in one step, 4 n + 1.
+        still_share: of the run, at its beginning, in which a step looks at a single frame of each clip: frames of a clip
+            are alike, and a step over single frames takes a fraction of the time.
         latent_noise: deviation of the noise on latents, whose own is 1.
-        edge_weight: of the distance of differences between neighbouring pixels, beside that of pixels.
+        absolute_weight: of the absolute distance of pixels, beside the squared one. Squares alone blur; absolute
+            distances alone give, early on, pictures of two colours, from which training hardly finds a way.
+        edge_weight: of the absolute distance of differences between neighbouring pixels.
         motion_weight: how much more a pixel counts per unit of its distance from its mean over time.
         small_share: of clips that are halved first, to the size of base generation.
         learning_scale_share: of the run, after which the latents' statistics stay.
@@ -48,12 +52,14 @@ class VideoAutoencoderConfig:
 
     optimiser: OptimiserConfig
     crop: int = 64
-    num_frames: int = 13
+    num_frames: int = 9
+    still_share: float = 0.65
     latent_noise: float = 0.06
-    edge_weight: float = 0.5
+    absolute_weight: float = 0.15
+    edge_weight: float = 0.1
     motion_weight: float = 6.0
     small_share: float = 0.6
-    learning_scale_share: float = 0.5
+    learning_scale_share: float = 0.9
     average_decay: float = 0.995
     is_compiled: bool = False
 
@@ -62,6 +68,9 @@ class VideoAutoencoderConfig:
             raise ValueError(f"num_frames must be 4 n + 1 and at least 5, got {self.num_frames}")
         if self.crop < 32 or self.crop % 16:
             raise ValueError(f"crop must be a multiple of 16 and at least 32, got {self.crop}")
+        for name in ("still_share", "small_share", "learning_scale_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)!r}")
 
 
 class VideoAutoencoderTask(TrainingTask):
@@ -75,6 +84,7 @@ class VideoAutoencoderTask(TrainingTask):
         config: see there.
         seed: of the first weights.
         replicas: the workers.
+        device: where the networks are.
     """
 
     def __init__(
@@ -84,17 +94,18 @@ class VideoAutoencoderTask(TrainingTask):
         config: VideoAutoencoderConfig,
         seed: int,
         replicas: Replicas,
+        device: torch.device,
     ):
         encoder.require_pipeline_sizes()
-        self.config, self.num_res_blocks = config, encoder.num_res_blocks
+        self.config, self.num_res_blocks, self.device = config, encoder.num_res_blocks, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._wan, self._turbo = _fresh_encoder(encoder), TurboVAEDecoder(decoder)
-        self.networks = nn.ModuleDict({"wan": self._wan, "turbo": self._turbo})
+        self.networks = nn.ModuleDict({"wan": self._wan, "turbo": self._turbo}).to(device)
         # Loading lays the decoder's weights out as it runs fastest: a run that goes on has them so from the start.
         self._turbo.load_state_dict(self._turbo.state_dict())
         replicas.start_alike(self.networks)
-        self.scale = LatentScale(VIDEO_LATENT_CHANNELS)
+        self.scale = LatentScale(VIDEO_LATENT_CHANNELS).to(device)
         self.optimiser = Optimiser(self.networks.parameters(), config.optimiser, replicas)
         self.average = MovingAverage(self.networks, config.average_decay)
         if config.is_compiled:
@@ -102,13 +113,17 @@ class VideoAutoencoderTask(TrainingTask):
 
     def step(self, batch: Sequence[Sample], index: int, generator: torch.Generator) -> dict[str, float]:
         """See `TrainingTask.step`; the metric `psnr_db` is that of the noisy latents' pictures."""
-        target_B3FYX = torch.stack([self._window(sample["frames"], generator) for sample in batch])
+        is_still = index < self.config.still_share * self.config.optimiser.num_steps
+        num_frames = 1 if is_still else self.config.num_frames
+        windows = [self._window(sample["frames"], num_frames, generator) for sample in batch]
+        target_B3FYX = torch.stack(windows).to(self.device)
         mean_BCTHW = self._wan.encode(target_B3FYX).latent_dist.mode()
         learning_steps = self.config.learning_scale_share * self.config.optimiser.num_steps
         latent_BCTHW = self.scale(mean_BCTHW, is_learning=index < learning_steps)
-        latent_BCTHW = latent_BCTHW + self.config.latent_noise * torch.randn(latent_BCTHW.shape, generator=generator)
+        noise_BCTHW = torch.randn(latent_BCTHW.shape, generator=generator).to(self.device)
+        latent_BCTHW = latent_BCTHW + self.config.latent_noise * noise_BCTHW
         # A window in the middle of a clip is decoded by another path than its beginning: both are trained.
-        is_first = index % 2 == 0
+        is_first = is_still or index % 2 == 0
         if not is_first:
             latent_BCTHW, target_B3FYX = latent_BCTHW[:, :, 1:], target_B3FYX[:, :, 1:]
         made_B3FYX = self._turbo.decoder(denormalise(latent_BCTHW), is_first)
@@ -123,17 +138,19 @@ class VideoAutoencoderTask(TrainingTask):
         moved = (target_B3FYX - target_B3FYX.mean(dim=2, keepdim=True)).abs().mean(dim=1, keepdim=True)
         weight = 1 + self.config.motion_weight * moved
         difference = made_B3FYX - target_B3FYX
-        loss = (difference.abs() * weight).mean()
+        loss = (difference.square() * weight).mean()
+        loss = loss + self.config.absolute_weight * (difference.abs() * weight).mean()
         for dim in (-1, -2):
             loss = loss + self.config.edge_weight * difference.diff(dim=dim).abs().mean()
         return loss
 
-    def _window(self, frames_FYX3: Tensor, generator: torch.Generator) -> Tensor:
+    def _window(self, frames_FYX3: Tensor, num_frames: int, generator: torch.Generator) -> Tensor:
         """A part of a clip, (3, F, crop, crop) in [-1, 1]."""
-        crop, num_frames = self.config.crop, self.config.num_frames
+        crop = self.config.crop
         uniform = torch.rand(5, generator=generator)
-        # Half of the windows are the clip's beginning, which is what the first latent frame is trained for.
-        start = int(uniform[0] * (len(frames_FYX3) - num_frames + 1)) if uniform[1] < 0.5 else 0
+        # Half of the longer windows are the clip's beginning, which is what the first latent frame is trained for.
+        is_anywhere = num_frames == 1 or uniform[1] < 0.5
+        start = int(uniform[0] * (len(frames_FYX3) - num_frames + 1)) if is_anywhere else 0
         window_F3YX = frames_FYX3[start : start + num_frames].permute(0, 3, 1, 2).float()
         if uniform[2] < self.config.small_share:
             window_F3YX = F.avg_pool2d(window_F3YX, LARGE_SCALE)
@@ -165,9 +182,11 @@ class VideoAutoencoderTask(TrainingTask):
         tensors = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
         weight, bias = tensors["wan.quant_conv.weight"], tensors["wan.quant_conv.bias"]
         channels = VIDEO_LATENT_CHANNELS
-        factor_C = torch.tensor(WAN22_LATENT_STD) / self.scale.deviation
+        factor_C = torch.tensor(WAN22_LATENT_STD, device=self.device) / self.scale.deviation
         weight[:channels] *= factor_C.view(-1, 1, 1, 1, 1)
-        bias[:channels] = (bias[:channels] - self.scale.mean) * factor_C + torch.tensor(WAN22_LATENT_MEAN)
+        bias[:channels] = (bias[:channels] - self.scale.mean) * factor_C + torch.tensor(
+            WAN22_LATENT_MEAN, device=self.device
+        )
         weight[channels:] = 0
         bias[channels:] = 2 * math.log(max(self.config.latent_noise, 1e-4))
         exported = {}

@@ -75,6 +75,10 @@ def test_a_file_says_what_labels_lengths_conditions_and_samplers_are(read):
     assert capabilities.samplers.super_resolution == SuperResolutionSampling(align_corners=False)
 
 
+def test_a_model_hubs_own_file_says_nothing(read):
+    assert read({"model_type": "magihuman", "architectures": ["Transformer"]}) == Capabilities()
+
+
 def test_an_empty_file_changes_nothing(read):
     assert read({}) == Capabilities()
 
@@ -138,7 +142,7 @@ def sized(**changes):
         ("{", "is not JSON: "),
         ([1], "must hold a JSON object, got list"),
         (
-            {"colour": 1},
+            {"colour": 1, "min_seconds": 1},
             "colour is unknown; known here: pixel_sizes, min_seconds, max_seconds, default_seconds, conditions, samp",
         ),
         ({"pixel_sizes": [1]}, "pixel_sizes must be an object, got [1]"),

@@ -1,0 +1,180 @@
+"""Training on Ray Train: workers, saved states in any object store, and going on after anything that ends a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow.fs
+import ray.train
+import torch
+from fsspec.implementations.local import LocalFileSystem
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from actors.checkpoint_source import CheckpointSource
+from actors.storage import join, list_names, open_filesystem, read_bytes, write_atomically
+from actors.training.recipe import Recipe, RecipeError
+from actors.training.run import RunPlace, TrainingRun
+
+DONE_NAME = "done.json"
+"""In a run's folder: written last, holds the recipe and what was watched."""
+
+_REPORT_EVERY_S = 20.0
+_MOST_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """What to train, and where.
+
+    Attributes:
+        recipe: the stage.
+        data_url: folder of shards.
+        checkpoint: read from and added to.
+        runs_url: folder under which this run has one of its own for its states, named like the stage.
+        num_workers: processes; on GPUs each has one.
+        uses_gpu: whether workers have a GPU each.
+        threads_per_worker: CPU threads of each. On a CPU results depend on it in the last bits.
+    """
+
+    recipe: Recipe
+    data_url: str
+    checkpoint: CheckpointSource
+    runs_url: str
+    num_workers: int = 1
+    uses_gpu: bool = False
+    threads_per_worker: int = 1
+
+    @property
+    def run_url(self) -> str:
+        """Folder of this run."""
+        return join(self.runs_url, self.recipe.stage)
+
+
+def finished_run(spec: TrainingSpec) -> list[dict[str, float]] | None:
+    """What was watched in this run if it has ended already, else None.
+
+    Raises:
+        RecipeError: a run of another recipe has ended there.
+    """
+    if DONE_NAME not in list_names(spec.run_url):
+        return None
+    done = json.loads(read_bytes(join(spec.run_url, DONE_NAME)))
+    if done["recipe"] != spec.recipe.model_dump(mode="json"):
+        raise RecipeError(f"{spec.run_url} holds a run of another recipe: name another folder of runs, or remove it")
+    return done["history"]
+
+
+def train(spec: TrainingSpec) -> list[dict[str, float]]:
+    """Train one stage and add its component to the checkpoint; a run that was stopped goes on, one that ended is kept.
+
+    Returns:
+        What was watched: means over some steps each, with `step`, the number of steps done.
+
+    Raises:
+        RecipeError: the recipe fits neither workers nor data, or the folder holds a run of another one.
+        ray.train.TrainingFailedError: workers failed again and again.
+    """
+    history = finished_run(spec)
+    if history is not None:
+        return history
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    filesystem, path = open_filesystem(spec.runs_url)
+    if isinstance(filesystem, LocalFileSystem):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"spec": spec},
+        torch_config=TorchConfig(backend="nccl" if spec.uses_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=spec.num_workers,
+            use_gpu=spec.uses_gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if spec.uses_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=spec.recipe.stage,
+            storage_path=path,
+            storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
+            failure_config=FailureConfig(max_failures=_MOST_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    trainer.fit()
+    history = finished_run(spec)
+    assert history is not None
+    return history
+
+
+def _work(config: dict[str, Any]) -> None:
+    """Runs in every worker of Ray Train."""
+    spec: TrainingSpec = config["spec"]
+    torch.set_num_threads(spec.threads_per_worker)
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    place = RunPlace(spec.data_url, spec.checkpoint, rank, context.get_world_size(), get_device())
+    run = TrainingRun(spec.recipe, place)
+    first, history = 0, _History(spec, run.num_steps)
+    if (saved := ray.train.get_checkpoint()) is not None:
+        with saved.as_directory() as folder:
+            first = run.load(Path(folder))
+            history.rows = json.loads((Path(folder) / "history.json").read_text())
+    for step, report in run.steps(first):
+        history.add(step + 1, report, is_shown=rank == 0)
+        if (step + 1) % spec.recipe.save_every == 0 and step + 1 < run.num_steps:
+            _save(run, step + 1, history, rank)
+    run.write_component()
+    if rank == 0:
+        done = {"recipe": spec.recipe.model_dump(mode="json"), "history": history.rows}
+        write_atomically(join(spec.run_url, DONE_NAME), json.dumps(done, indent=1).encode())
+
+
+def _save(run: TrainingRun, next_step: int, history: _History, rank: int) -> None:
+    history.close(next_step)
+    metrics = history.rows[-1] if history.rows else {"step": next_step}
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        if run.saves_state:
+            run.save(folder, next_step)
+        if rank == 0:
+            (folder / "history.json").write_text(json.dumps(history.rows))
+        has_files = run.saves_state or rank == 0
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(name) if has_files else None)
+
+
+class _History:
+    """Means of what steps report, a row every few seconds."""
+
+    def __init__(self, spec: TrainingSpec, num_steps: int):
+        self.stage, self.num_steps = spec.recipe.stage, num_steps
+        self.rows: list[dict[str, float]] = []
+        self._sums: dict[str, float] = defaultdict(float)
+        self._num = 0
+
+    def add(self, num_done: int, report: dict[str, float], is_shown: bool) -> None:
+        """Take in a step's report."""
+        self._num += 1
+        for name, value in report.items():
+            self._sums[name] += value
+        if self._sums["step_s"] >= _REPORT_EVERY_S or num_done == self.num_steps:
+            self.close(num_done)
+            if is_shown:
+                row = self.rows[-1]
+                watched = ", ".join(f"{n} {v:.4g}" for n, v in row.items() if n not in ("step", "step_s"))
+                left_min = (self.num_steps - num_done) * row["step_s"] / 60
+                # Not print, which Ray Train writes to its own log besides, so that every line would show twice.
+                sys.stdout.write(f"{self.stage} {num_done}/{self.num_steps}: {watched}; {left_min:.1f} min left\n")
+
+    def close(self, num_done: int) -> None:
+        """End the row that is being gathered."""
+        if self._num:
+            means = {name: round(total / self._num, 6) for name, total in self._sums.items()}
+            self.rows.append({"step": num_done, **means})
+        self._sums.clear()
+        self._num = 0
