@@ -90,6 +90,7 @@ class JudgedClip:
         word: name of the word heard; None in silence, or where no word was listened for.
         word_distance: of the word heard to its nearest reference.
         word_margin: how much further the nearest other word is.
+        listened: whether it was compared with the small world's words.
         colours: part to the colour seen; empty outside the small world.
         mouth_F: opening of the mouth; None outside the small world.
         sound_F: how far the sound would open a mouth; None outside the small world.
@@ -109,6 +110,7 @@ class JudgedClip:
     word: str | None = None
     word_distance: float | None = None
     word_margin: float | None = None
+    listened: bool = False
     colours: Mapping[str, str] = field(default_factory=dict)
     mouth_F: np.ndarray | None = field(default=None, repr=False)
     sound_F: np.ndarray | None = field(default=None, repr=False)
@@ -119,12 +121,14 @@ class JudgedClip:
     @property
     def is_word_right(self) -> bool | None:
         """Whether the word heard is the one asked for; None where none was listened for."""
-        return None if self.asked.word is None else self.word == self.asked.word.name
+        if self.asked.word is None or not self.listened:
+            return None
+        return self.word == self.asked.word.name
 
     @property
     def is_language_right(self) -> bool | None:
         """Whether the word heard is one of the language asked for; None where none was listened for."""
-        if self.asked.word is None:
+        if self.asked.word is None or not self.listened:
             return None
         return self.word is not None and _WORDS[self.word].language == self.asked.word.language
 
@@ -188,6 +192,7 @@ class ClipJudge:
         try:
             found = probe(mp4)
             facts |= {"width": found.width, "height": found.height, "video_s": found.video_s, "audio_s": found.audio_s}
+            facts["listened"] = self.words is not None and asked.word is not None
             if found.audio_s is not None:
                 facts |= self._listen(asked, mp4)
             if (found.width, found.height) in _SMALL_SIZES:

@@ -105,8 +105,7 @@ class WordRecogniser:
         Raises:
             SpeechError: if espeak-ng cannot be run.
         """
-        spoken = list(itertools.product(WORDS, PERSONS, SPEEDS_WPM, PITCHES))
-        return cls([word for word, *_ in spoken], _speak_all(spoken, num_threads))
+        return cls(*zip(*speak_references(num_threads), strict=True))
 
     def hear(self, samples_S: np.ndarray) -> Heard | None:
         """The word that a sound at 16 kHz is nearest to, or None where there is silence."""
@@ -175,6 +174,16 @@ def measure_ceiling(recogniser: WordRecogniser, num_threads: int) -> Ceiling:
         {key: float(share[1]) for key, share in shares.items()},
         sorted(confused),
     )
+
+
+def speak_references(num_threads: int) -> list[tuple[Word, np.ndarray]]:
+    """All words by every voice that training clips have, (S,) float32 at 16 kHz.
+
+    Raises:
+        SpeechError: if espeak-ng cannot be run.
+    """
+    spoken = list(itertools.product(WORDS, PERSONS, SPEEDS_WPM, PITCHES))
+    return list(zip([word for word, *_ in spoken], _speak_all(spoken, num_threads), strict=True))
 
 
 def _speak_all(spoken: Iterable[tuple[Word, str, int, int]], num_threads: int) -> list[np.ndarray]:
