@@ -14,7 +14,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from actors.evaluation.clips import JudgedClip
-from actors.request import LANGUAGES
 from actors.small_world.looks import PALETTES
 from actors.storage import join, write_atomically
 from pipeline.evaluation import Evaluation
@@ -70,12 +69,12 @@ def write_evaluation(report_url: str, evaluation: Evaluation) -> None:
 def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     """Print the table of figures, what was counted, and the notes."""
     header, *rows = _table(evaluation)
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    console.print(table, highlight=False)
     for line in _lines(evaluation):
         console.print(escape(line), highlight=False, soft_wrap=True)
 
@@ -118,29 +117,26 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _table(evaluation: Evaluation) -> list[list[str]]:
-    """Header and rows; a column without a single figure is left out."""
-    rate = f"{evaluation.recogniser} WER/CER"
-    columns: list[tuple[str, Any]] = [
-        ("clips", lambda figures: str(figures.num_clips)),
-        ("word", lambda figures: _percent(figures.word_accuracy)),
-        ("(truth)", lambda figures: _percent(figures.word_ceiling)),
-        ("language", lambda figures: _percent(figures.language_accuracy)),
-        (rate, lambda figures: _percent(figures.error_rate)),
-        ("(originals)", lambda figures: _percent(figures.original_error_rate)),
-        ("mouth", lambda figures: _plain(figures.mouth_correlation)),
-        ("mismatched", lambda figures: _plain(figures.mismatched_correlation)),
-        ("lag", lambda figures: _plain(figures.median_lag_frames, 0)),
-        ("in sync", lambda figures: _percent(figures.in_sync)),
-        ("picture length", lambda figures: _percent(figures.video_length_right)),
-        ("sound length", lambda figures: _percent(figures.audio_length_right)),
-        ("colours", lambda figures: _percent(figures.colours_right[ALL])),
-        ("from image", lambda figures: _percent(figures.image_colours_right[ALL])),
+    """A row per figure, a column per language; a row without a single figure is left out."""
+    figures = list(evaluation.figures.values())
+    rows: list[tuple[str, list[str]]] = [
+        ("clips", [str(one.num_clips) for one in figures]),
+        ("right word", [_percent(one.word_accuracy) for one in figures]),
+        ("  in truth", [_percent(one.word_ceiling) for one in figures]),
+        ("right language", [_percent(one.language_accuracy) for one in figures]),
+        ("WER or CER", [_percent(one.error_rate) for one in figures]),
+        ("  of originals", [_percent(one.original_error_rate) for one in figures]),
+        ("mouth to sound", [_plain(one.mouth_correlation) for one in figures]),
+        ("  mismatched", [_plain(one.mismatched_correlation) for one in figures]),
+        ("lag in frames", [_plain(one.median_lag_frames, 0) for one in figures]),
+        ("in sync", [_percent(one.in_sync) for one in figures]),
+        ("picture length", [_percent(one.video_length_right) for one in figures]),
+        ("sound length", [_percent(one.audio_length_right) for one in figures]),
+        ("colours", [_percent(one.colours_right[ALL]) for one in figures]),
+        ("  from an image", [_percent(one.image_colours_right[ALL]) for one in figures]),
     ]
-    shown = [column for column in columns if any(column[1](one) != _NOTHING for one in evaluation.figures.values())]
-    rows = [["language", *[name for name, _ in shown]]]
-    for key, figures in evaluation.figures.items():
-        rows.append([LANGUAGES.get(key, key), *[cell(figures) for _, cell in shown]])
-    return rows
+    shown = [[name, *cells] for name, cells in rows if any(cell != _NOTHING for cell in cells)]
+    return [["", *evaluation.figures], *shown]
 
 
 def _percent(share: float | None) -> str:
@@ -154,8 +150,10 @@ def _plain(value: float | None, digits: int = 2) -> str:
 def _lines(evaluation: Evaluation) -> list[str]:
     """What the table cannot hold, in sentences."""
     total = evaluation.figures[ALL]
+    heard_by = f"; WER and CER by {evaluation.recogniser}" if evaluation.recogniser else ""
     lines = [
         f"{total.num_clips} clips, {total.num_problems} of them unreadable; {evaluation.num_dead_letters} dead letters"
+        + heard_by
     ]
     for what, shares in (("prompt", total.colours_right), ("reference image", total.image_colours_right)):
         if shares[ALL] is not None:

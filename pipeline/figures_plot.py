@@ -66,7 +66,7 @@ def _colour_bars(axes: Any, total: Figures) -> None:
 def _grouped(
     axes: Any, title: str, keys: list[str], own: tuple[str, list[float]], beside: tuple[str, list[float | None]]
 ) -> None:
-    axes.set_title(title)
+    axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     if not keys:
         axes.set_axis_off()
@@ -79,7 +79,7 @@ def _grouped(
     if has_beside:
         heights = [value or 0 for value in beside[1]]
         axes.bar([place + 0.2 for place in places], heights, width, label=beside[0], color=_GREY)
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
     axes.set_xticks(list(places), keys)
     axes.set_ylim(min(0.0, *own[1]), max(1.0, *own[1]) * 1.02)
     axes.grid(axis="y", alpha=0.3)

@@ -20,7 +20,9 @@ CHARACTER_LANGUAGES = frozenset({"zh", "yue", "ja", "ko"})
 """Languages judged by characters (CER); the others are judged by words (WER)."""
 
 _NUM_DIGITS = 10
-_DIGIT_WORDS: dict[tuple[str, str], str] = {(word.language, word.concept): word.line for word in WORDS if word.concept in CONCEPTS[:_NUM_DIGITS]}
+_DIGIT_WORDS: dict[tuple[str, str], str] = {
+    (word.language, word.concept): word.line for word in WORDS if word.concept in CONCEPTS[:_NUM_DIGITS]
+}
 _SILENT_SAMPLES = SAMPLE_RATE_HZ // 5
 _SECONDS_PER_PIECE = 30
 _MOST_TOKENS = 200

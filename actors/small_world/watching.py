@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 # glasses; the shirt below long hair and its collar; the wall beside the longest hair and above the shoulders.
 _PLACES: dict[str, tuple[Box, ...]] = {
     "hair": ((-0.2, 0.2, -0.42, -0.24),),
-    "skin": ((-0.14, -0.05, 0.1, 0.2), (0.05, 0.14, 0.1, 0.2)),
+    "skin": ((-0.2, -0.06, 0.13, 0.22), (0.06, 0.2, 0.13, 0.22)),
     "shirt": ((-0.5, 0.5, 0.75, 0.9),),
     "wall": ((-0.9, -0.6, -0.6, 0.25), (0.6, 0.9, -0.6, 0.25)),
 }
