@@ -1,13 +1,11 @@
-import json
-
 import numpy as np
 import pytest
-import torch
 
 from actors.evaluation.transcribing import DigitRecogniser, WhisperRecogniser, error_rate, metric_name, normalise
 from actors.media import resample
 from actors.small_world.speech import speak
 from actors.small_world.vocabulary import find_word
+from tests.tiny_whisper import write_tiny_whisper
 
 
 def test_text_is_compared_without_case_punctuation_and_figures():
@@ -36,51 +34,8 @@ def test_digits_are_recognised_and_silence_is_none(espeak):
     assert recogniser.transcribe(np.zeros(16_000, np.float32)) == ""
 
 
-@pytest.fixture(scope="module")
-def tiny_whisper(tmp_path_factory) -> str:
-    """A tiny Whisper with random weights that knows English, German and Chinese."""
-    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    folder = tmp_path_factory.mktemp("whisper")
-    special = [
-        "<|endoftext|>",
-        "<|startoftranscript|>",
-        "<|en|>",
-        "<|zh|>",
-        "<|de|>",
-        "<|translate|>",
-        "<|transcribe|>",
-    ]
-    special += ["<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
-    vocabulary = {sign: number for number, sign in enumerate(bytes_to_unicode().values())}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary | {"<|endoftext|>": len(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = WhisperTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    tokenizer.add_special_tokens({"additional_special_tokens": special[1:]})
-    tokenizer.save_pretrained(folder)
-    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
-    end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
-    config = WhisperConfig(
-        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_target_positions=64,
-        pad_token_id=end, bos_token_id=end, eos_token_id=end, decoder_start_token_id=start,
-        suppress_tokens=None, begin_suppress_tokens=None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = WhisperForConditionalGeneration(config)
-    generation = model.generation_config
-    generation.lang_to_id = {token: ids[token] for token in ("<|en|>", "<|zh|>", "<|de|>")}
-    generation.task_to_id = {"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]}
-    generation.no_timestamps_token_id, generation.is_multilingual = ids["<|notimestamps|>"], True
-    generation.suppress_tokens = generation.begin_suppress_tokens = None
-    model.save_pretrained(folder)
-    return str(folder)
-
-
-def test_whisper_is_loaded_and_writes_down_something(tiny_whisper):
-    whisper = WhisperRecogniser(tiny_whisper)
+def test_whisper_is_loaded_and_writes_down_something(tmp_path):
+    whisper = WhisperRecogniser(write_tiny_whisper(tmp_path))
     sound = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
     text = whisper.transcribe(sound, "de")
     assert isinstance(text, str)
