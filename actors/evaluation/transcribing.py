@@ -57,13 +57,10 @@ def error_rate(asked: Sequence[str], heard: Sequence[str], language: str) -> flo
     import jiwer
 
     pairs = [(normalise(a, language), normalise(h, language)) for a, h in zip(asked, heard, strict=True)]
-    references, hypotheses = (
-        zip(*[pair for pair in pairs if pair[0]], strict=True) if any(p[0] for p in pairs) else ((), ())
-    )
-    if not references:
+    if not (pairs := [pair for pair in pairs if pair[0]]):
         return None
     rate = jiwer.cer if language in CHARACTER_LANGUAGES else jiwer.wer
-    return float(rate(list(references), list(hypotheses)))
+    return float(rate([reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs]))
 
 
 class DigitRecogniser:
@@ -118,11 +115,9 @@ class WhisperRecogniser:
 
     def knows(self, language: str) -> bool:
         """Whether a language can be transcribed; checkpoints without a list of languages know English alone."""
-        return (
-            language == "en"
-            if not self._languages
-            else f"<|{_whisper_code(language, self._languages)}|>" in self._languages
-        )
+        if not self._languages:
+            return language == "en"
+        return f"<|{_whisper_code(language, self._languages)}|>" in self._languages
 
     @torch.inference_mode()
     def transcribe(self, samples_S: np.ndarray, language: str) -> str:
