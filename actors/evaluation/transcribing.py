@@ -75,6 +75,10 @@ class DigitRecogniser:
         self._decoder.add_jsgf_string("digits", grammar)
         self._decoder.activate_search("digits")
 
+    def __reduce__(self) -> tuple[type[DigitRecogniser], tuple[()]]:
+        # The decoder is C and cannot travel to another process: it is made anew there.
+        return DigitRecogniser, ()
+
     def transcribe(self, samples_S: np.ndarray) -> str:
         """The digit's word, or "" where none is recognised."""
         padded_S = np.pad(samples_S, _SILENT_SAMPLES)
