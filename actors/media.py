@@ -1,6 +1,6 @@
 """Media files read: the image and audio files a request refers to, and the facts of a finished MP4.
 
-Legend: S audio samples.
+Legend: S audio samples, F frames, Y X pixel rows and columns.
 """
 
 import io
@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -64,6 +65,53 @@ def _decode_mono(data: bytes, sample_rate_hz: int, num_needed: float) -> list[np
             raise ValueError("it holds no sample that can be decoded")
         # The resampler keeps the last few samples back until it is told that there are no more.
         return pieces + [piece.to_ndarray()[0] for piece in resampler.resample(None)]
+
+
+def resample(samples_S: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """Resample one channel with FFmpeg.
+
+    Args:
+        samples_S: (S,) float32.
+        from_hz: its samples per second.
+        to_hz: those wanted.
+
+    Returns:
+        (S * to_hz / from_hz,) float32, to within a sample.
+    """
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=to_hz)
+    frame = av.AudioFrame.from_ndarray(samples_S.astype(np.float32)[None], format="flt", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = from_hz, 0, Fraction(1, from_hz)
+    pieces = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([piece.to_ndarray()[0] for piece in pieces])
+
+
+def read_frames(data: bytes, max_frames: int | None = None) -> np.ndarray:
+    """Decode the picture of a video file.
+
+    Args:
+        data: content of an MP4.
+        max_frames: stop after this many; None for all.
+
+    Returns:
+        (F, Y, X, 3) uint8, red green blue.
+
+    Raises:
+        ValueError: not a video file, or one without a frame that can be decoded.
+    """
+    frames: list[np.ndarray] = []
+    try:
+        with av.open(io.BytesIO(data), "r") as container:
+            if not container.streams.video:
+                raise ValueError("it holds no video stream")
+            for frame in container.decode(container.streams.video[0]):
+                if max_frames is not None and len(frames) >= max_frames:
+                    break
+                frames.append(frame.to_ndarray(format="rgb24"))
+        if not frames:
+            raise ValueError("it holds no frame that can be decoded")
+    except (av.FFmpegError, ValueError) as error:
+        raise ValueError(f"video of {len(data)} bytes cannot be decoded: {_reason(error)}") from error
+    return np.stack(frames)
 
 
 def read_image(data: bytes) -> Image.Image:

@@ -21,6 +21,12 @@ def test_every_request_field_and_size_is_documented():
         assert f"{width}x{height}" in text
 
 
+def test_every_row_of_the_evaluation_is_documented():
+    text = (ROOT / "docs/evaluation.md").read_text()
+    for name in re.findall(r'\("([a-zA-Z -]+)", \[', (ROOT / "pipeline/evaluation_report.py").read_text()):
+        assert name == "clips" or name.strip() in text, name
+
+
 def test_every_setting_and_exit_status_is_documented():
     text = (ROOT / "docs/settings.md").read_text()
     sections = (Settings, SamplingSettings, EncodingSettings, PoolSettings, PoolsSettings)
@@ -42,6 +48,7 @@ def test_every_setting_and_exit_status_is_documented():
         "docs/parity.md",
         "docs/checkpoints.md",
         "docs/small_world.md",
+        "docs/evaluation.md",
     ],
 )
 def test_links_inside_the_project_lead_somewhere(page):

@@ -12,8 +12,14 @@ from actors.small_world.looks import RGB, Look
 
 _OVERSAMPLING = 2
 _LIPS: RGB = (150, 40, 50)
-_INSIDE: RGB = (70, 10, 20)
+INSIDE: RGB = (70, 10, 20)
+"""Of a mouth."""
 _INK: RGB = (30, 24, 28)
+
+
+def head_frame(width: int, height: int) -> tuple[float, float, float]:
+    """Where a head at rest is: x and y of its centre, and its height, in pixels of a picture of this size."""
+    return width * 0.5, height * 0.46, 0.66 * min(height, width * 0.95)
 
 
 def _mixed(colour: RGB, other: RGB, share: float) -> RGB:
@@ -87,8 +93,8 @@ def _draw_frame(
     width, height = size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING
     colours = look.colours
     image = Image.new("RGB", (width, height), colours["wall"])
-    unit = 0.66 * min(height, width * 0.95)
-    pen = _Pen(ImageDraw.Draw(image), width * 0.5, height * 0.46, unit)
+    centre_x, centre_y, unit = head_frame(width, height)
+    pen = _Pen(ImageDraw.Draw(image), centre_x, centre_y, unit)
     _draw_body(pen, look)
     pen.x, pen.y = pen.x + shift[0] * unit, pen.y + shift[1] * unit
     _draw_head(pen, look)
@@ -148,6 +154,6 @@ def _draw_mouth(pen: _Pen, look: Look, opening: float, width: float) -> None:
     pen.line([(-half_width, y + corners), (0, y), (half_width, y + corners)], 0.03, _LIPS)
     if opening > 0.06:
         pen.ellipse(0, y, half_width, half_height + 0.02, _LIPS)
-        pen.ellipse(0, y, half_width * 0.8, half_height, _INSIDE)
+        pen.ellipse(0, y, half_width * 0.8, half_height, INSIDE)
         if opening > 0.5:
             pen.box(0, y - half_height * 0.6, half_width * 0.5, half_height * 0.2, (245, 245, 240))

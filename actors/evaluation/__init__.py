@@ -1,0 +1,1 @@
+"""What finished clips show and say, measured: lengths, words, mouths, colours."""

@@ -1,0 +1,119 @@
+"""`python -m jobs.evaluate`: figures about the finished clips of a run, or about super-resolution in the small world.
+
+Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 when the evaluation broke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from actors.checkpoint_source import CheckpointSource
+from actors.small_world.enlarging import Enlarging
+from actors.small_world.speech import SpeechError
+from actors.storage import join
+from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
+from pipeline.evaluation import EvaluationError, EvaluationSpec, evaluate, require_libraries
+from pipeline.evaluation_report import REPORT_FOLDER, print_evaluation, write_evaluation
+from pipeline.settings import load_settings
+from pipeline.super_resolution_evaluation import evaluate_super_resolution, print_figures, write_figures
+
+_SEED = 2_000_000
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; wrong usage ends the process with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.evaluate",
+        description="Judge the finished clips of a run: words, mouths, colours, lengths. With --super-resolution: "
+        "compare a checkpoint's super-resolution with bilinear enlargement.",
+        epilog="docs/evaluation.md says what every figure means.",
+    )
+    parser.add_argument("--output", metavar="URL", help="folder of a run of jobs.generate")
+    parser.add_argument("--report", metavar="URL", help="folder of the figures (default: evaluation/ in --output)")
+    parser.add_argument(
+        "--whisper", metavar="FOLDER", help="Whisper checkpoint for WER and CER, as transformers saves it"
+    )
+    parser.add_argument(
+        "--num-workers", type=_positive, default=os.cpu_count(), metavar="N", help="processes (default: all cores)"
+    )
+    parser.add_argument("--super-resolution", action="store_true", help="evaluate a checkpoint instead of a run")
+    parser.add_argument("--checkpoint", metavar="URL", help="with --super-resolution: checkpoint folder")
+    parser.add_argument(
+        "--num-clips", type=_positive, default=50, metavar="N", help="with --super-resolution: clips (default: 50)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=_SEED, help=f"with --super-resolution: of the world (default: {_SEED})"
+    )
+    parser.add_argument("--settings", metavar="FILE", help="with --super-resolution: YAML file, for its sampling.sr_*")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one setting"
+    )
+    options = parser.parse_args(arguments)
+    needed = ("checkpoint", "report") if options.super_resolution else ("output",)
+    if missing := [f"--{name}" for name in needed if getattr(options, name) is None]:
+        mode = " with --super-resolution" if options.super_resolution else ""
+        parser.error(f"{' and '.join(missing)} must be given{mode}")
+    return options
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit status."""
+    options = parse_arguments(arguments)
+    console = Console()
+    try:
+        (_evaluate_super_resolution if options.super_resolution else _evaluate_run)(options, console)
+    except KeyboardInterrupt:
+        console.print("interrupted: no figures were written", highlight=False)
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError, EvaluationError, SpeechError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return EXIT_DONE
+
+
+def _evaluate_run(options: argparse.Namespace, console: Console) -> None:
+    require_libraries()
+    report_url = options.report or join(options.output, REPORT_FOLDER)
+    with _progress(console) as on_judged:
+        evaluation = evaluate(EvaluationSpec(options.output, options.num_workers, options.whisper), on_judged)
+    write_evaluation(report_url, evaluation)
+    print_evaluation(console, evaluation)
+    console.print(f"figures: {report_url}", highlight=False, soft_wrap=True)
+
+
+def _evaluate_super_resolution(options: argparse.Namespace, console: Console) -> None:
+    settings = load_settings(options.settings, options.overrides)
+    source = CheckpointSource(options.checkpoint, settings.cache_dir)
+    enlarging = Enlarging(source, settings.sampling.super_resolution(), settings.sampling.negative_prompt)
+    with _progress(console) as on_compared:
+        clips = evaluate_super_resolution(enlarging, options.seed, options.num_clips, on_compared)
+    write_figures(options.report, options.checkpoint, options.seed, clips)
+    print_figures(console, clips)
+    console.print(f"figures: {options.report}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar, and what moves it on."""
+    columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("clips", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

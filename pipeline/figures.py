@@ -1,0 +1,205 @@
+"""Figures of a run out of its judged clips: shares, means and medians, for every language and for all.
+
+Legend: F frames.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from actors.evaluation.clips import JudgedClip
+from actors.evaluation.sync import correlation
+from actors.evaluation.transcribing import error_rate, metric_name
+from actors.request import LANGUAGES
+from actors.small_world.listening import Ceiling
+from actors.small_world.looks import PALETTES
+
+ALL = "all"
+"""Key of the figures of all languages together."""
+
+_NUM_PARTNERS = 3
+_MOST_LOOKED_AT = 40
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of a group of clips. A figure is None where no clip of the group could be judged by it; shares are 0 to 1.
+
+    Attributes:
+        num_clips: in the group.
+        num_problems: clips that could not be decoded.
+        num_words: clips of which a word of the small world was asked.
+        word_accuracy: share of them in which the word asked for was heard.
+        word_ceiling: the same share for espeak-ng's own words.
+        language_accuracy: share in which the word heard is one of the language asked for.
+        language_ceiling: the same share for espeak-ng's own words.
+        metric: "WER" or "CER".
+        error_rate: of what a recogniser of speech heard.
+        original_error_rate: of the same recogniser for espeak-ng's own words.
+        mouth_correlation: mean correlation of mouth and sound.
+        mismatched_correlation: the same with sounds of other clips.
+        correlation_gap: the difference of these two.
+        median_lag_frames: by how much mouths are late.
+        in_sync: share of clips in which that is one frame at most, early or late.
+        video_length_right: share of pictures as long as asked for, to within one frame.
+        audio_length_right: share of sounds as long as asked for, to within one frame.
+        colours_right: part, or "all" of them, to the share of right colours, where the prompt tells the look.
+        image_colours_right: the same where a reference image does.
+    """
+
+    num_clips: int
+    num_problems: int
+    num_words: int
+    word_accuracy: float | None
+    word_ceiling: float | None
+    language_accuracy: float | None
+    language_ceiling: float | None
+    metric: str | None
+    error_rate: float | None
+    original_error_rate: float | None
+    mouth_correlation: float | None
+    mismatched_correlation: float | None
+    correlation_gap: float | None
+    median_lag_frames: float | None
+    in_sync: float | None
+    video_length_right: float | None
+    audio_length_right: float | None
+    colours_right: dict[str, float | None]
+    image_colours_right: dict[str, float | None]
+
+
+def figures_by_language(
+    clips: Sequence[JudgedClip], ceiling: Ceiling | None, original_error_rates: Mapping[str, float]
+) -> dict[str, Figures]:
+    """Figures of every language that has clips, in the order of `LANGUAGES`, and of all of them first.
+
+    Args:
+        clips: judged.
+        ceiling: of the measure for words; None where no words were listened for.
+        original_error_rates: language to the recogniser's error rate for espeak-ng's own words, where it is known.
+    """
+    mismatched = mismatched_correlations(clips)
+    groups = {ALL: list(clips)}
+    for language in LANGUAGES:
+        if members := [clip for clip in clips if clip.language == language]:
+            groups[language] = members
+    return {
+        key: _figures(key, members, mismatched, ceiling, original_error_rates.get(key))
+        for key, members in groups.items()
+    }
+
+
+def _figures(
+    key: str,
+    clips: Sequence[JudgedClip],
+    mismatched: Mapping[str, float],
+    ceiling: Ceiling | None,
+    original_error_rate: float | None,
+) -> Figures:
+    healthy = [clip for clip in clips if not clip.problem]
+    spoken = [clip for clip in healthy if clip.is_word_right is not None]
+    own = [value for clip in healthy if clip.id in mismatched and (value := clip.correlation) is not None]
+    others = [mismatched[clip.id] for clip in healthy if clip.id in mismatched]
+    mouth = _mean(own) if others else _mean(_known(clip.correlation for clip in healthy))
+    other = _mean(others)
+    lags = _known(clip.lag_frames for clip in healthy)
+    num_watched = sum(clip.mouth_F is not None for clip in healthy)
+    rate = _error_rate(key, healthy)
+    from_image = [clip for clip in healthy if clip.asked.has_image]
+    from_text = [clip for clip in healthy if not clip.asked.has_image]
+    return Figures(
+        num_clips=len(clips),
+        num_problems=len(clips) - len(healthy),
+        num_words=len(spoken),
+        word_accuracy=_share(clip.is_word_right for clip in spoken),
+        word_ceiling=ceiling.word_accuracy[key] if ceiling and spoken else None,
+        language_accuracy=_share(clip.is_language_right for clip in spoken),
+        language_ceiling=ceiling.language_accuracy[key] if ceiling and spoken else None,
+        metric=None if rate is None else metric_name(key),
+        error_rate=rate,
+        original_error_rate=None if rate is None else original_error_rate,
+        mouth_correlation=mouth,
+        mismatched_correlation=other,
+        correlation_gap=None if mouth is None or other is None else mouth - other,
+        median_lag_frames=float(np.median(lags)) if lags else None,
+        # A clip in which nothing correlates has no lag, and is not in sync.
+        in_sync=sum(abs(lag) <= 1 for lag in lags) / num_watched if num_watched else None,
+        video_length_right=_share(clip.is_length_right(clip.video_s) for clip in healthy),
+        audio_length_right=_share(clip.is_length_right(clip.audio_s) for clip in healthy),
+        colours_right=_colours(from_text),
+        image_colours_right=_colours(from_image),
+    )
+
+
+def _colours(clips: Sequence[JudgedClip]) -> dict[str, float | None]:
+    shares = {part: _share(clip.is_colour_right(part) for clip in clips) for part in PALETTES}
+    return {**shares, ALL: _share(clip.are_colours_right for clip in clips)}
+
+
+def _error_rate(language: str, clips: Sequence[JudgedClip]) -> float | None:
+    heard = [clip for clip in clips if clip.transcript is not None]
+    if language == ALL or not heard:
+        return None
+    return error_rate([clip.asked.text for clip in heard], [str(clip.transcript) for clip in heard], language)
+
+
+def mismatched_correlations(clips: Sequence[JudgedClip]) -> dict[str, float]:
+    """Correlation of every clip's mouth with the sounds of others: up to three of the nearest lengths.
+
+    Partners of another word are taken, since the same word would rightly fit. What is chosen depends on lengths and
+    ids alone. Clips without a partner are left out.
+
+    Returns:
+        Id to the mean over the partners.
+    """
+    watched = [clip for clip in clips if clip.mouth_F is not None and clip.sound_F is not None]
+    watched.sort(key=lambda clip: (len(clip.mouth_F), clip.id))  # type: ignore[arg-type]
+    result = {}
+    for index, clip in enumerate(watched):
+        values: list[float] = []
+        for other in _neighbours(watched, index):
+            if clip.asked.word is None or other.asked.word is None or clip.asked.word.name != other.asked.word.name:
+                values.append(correlation(clip.mouth_F, other.sound_F))  # type: ignore[arg-type]
+            if len(values) == _NUM_PARTNERS:
+                break
+        if values:
+            result[clip.id] = float(np.mean(values))
+    return result
+
+
+def _neighbours(clips: Sequence[JudgedClip], index: int) -> Iterable[JudgedClip]:
+    for distance in range(1, _MOST_LOOKED_AT):
+        for place in (index + distance, index - distance):
+            if 0 <= place < len(clips):
+                yield clips[place]
+
+
+def confusions(clips: Iterable[JudgedClip]) -> list[tuple[str, str, int]]:
+    """(word asked, word heard or "silence", times) of the clips with a wrong word, the most frequent first."""
+    counts = Counter(
+        (clip.asked.word.name, clip.word or "silence")
+        for clip in clips
+        if clip.asked.word and clip.is_word_right is False
+    )
+    return [
+        (asked, heard, count) for (asked, heard), count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def _known(values: Iterable[Value | None]) -> list[Value]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _share(rights: Iterable[bool | None]) -> float | None:
+    return _mean([float(right) for right in _known(rights)])
