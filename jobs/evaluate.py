@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from actors.checkpoint_source import CheckpointSource
+from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.small_world.enlarging import Enlarging
 from actors.small_world.speech import SpeechError
 from actors.storage import join
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
+from model.capabilities import read_capabilities
+from model.layout import find_layout
 from pipeline.evaluation import EvaluationError, EvaluationSpec, evaluate, require_libraries
 from pipeline.evaluation_report import REPORT_FOLDER, print_evaluation, write_evaluation
 from pipeline.settings import load_settings
@@ -98,7 +100,9 @@ def _evaluate_run(options: argparse.Namespace, console: Console) -> None:
 def _evaluate_super_resolution(options: argparse.Namespace, console: Console) -> None:
     settings = load_settings(options.settings, options.overrides)
     source = CheckpointSource(options.checkpoint, settings.cache_dir)
-    enlarging = Enlarging(source, settings.sampling.super_resolution(), settings.sampling.negative_prompt)
+    files = open_checkpoint(options.checkpoint)
+    samplers = settings.sampling.samplers(read_capabilities(files, find_layout(files)).samplers)
+    enlarging = Enlarging(source, samplers.super_resolution, settings.sampling.negative_prompt)
     with _progress(console) as on_compared:
         clips = evaluate_super_resolution(enlarging, options.seed, options.num_clips, on_compared)
     write_figures(options.report, options.checkpoint, options.seed, clips)

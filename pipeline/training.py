@@ -26,8 +26,11 @@ from actors.training.run import RunPlace, TrainingRun
 DONE_NAME = "done.json"
 """In a run's folder: written last, holds the recipe and what was watched."""
 
-_REPORT_EVERY_S = 20.0
 _MOST_FAILURES = 5
+
+_ALLOCATION = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+"""Large tensors come from the heap, which keeps what is freed: on a CPU, a third of the time would go into pages that
+the system takes back and gives again, filled with zeros."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class TrainingSpec:
         num_workers: processes; on GPUs each has one.
         uses_gpu: whether workers have a GPU each.
         threads_per_worker: CPU threads of each. On a CPU results depend on it in the last bits.
+        report_every_s: seconds between two lines of progress.
     """
 
     recipe: Recipe
@@ -51,6 +55,7 @@ class TrainingSpec:
     num_workers: int = 1
     uses_gpu: bool = False
     threads_per_worker: int = 1
+    report_every_s: float = 20.0
 
     @property
     def run_url(self) -> str:
@@ -104,6 +109,7 @@ def train(spec: TrainingSpec) -> list[dict[str, float]]:
             storage_filesystem=pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
             failure_config=FailureConfig(max_failures=_MOST_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            worker_runtime_env={"env_vars": _ALLOCATION},
         ),
     )
     trainer.fit()
@@ -152,7 +158,7 @@ class _History:
     """Means of what steps report, a row every few seconds."""
 
     def __init__(self, spec: TrainingSpec, num_steps: int):
-        self.stage, self.num_steps = spec.recipe.stage, num_steps
+        self.stage, self.num_steps, self.report_every_s = spec.recipe.stage, num_steps, spec.report_every_s
         self.rows: list[dict[str, float]] = []
         self._sums: dict[str, float] = defaultdict(float)
         self._num = 0
@@ -162,7 +168,7 @@ class _History:
         self._num += 1
         for name, value in report.items():
             self._sums[name] += value
-        if self._sums["step_s"] >= _REPORT_EVERY_S or num_done == self.num_steps:
+        if self._sums["step_s"] >= self.report_every_s or num_done == self.num_steps:
             self.close(num_done)
             if is_shown:
                 row = self.rows[-1]

@@ -35,7 +35,7 @@ class Asked:
         word: of the small world, or None.
         look: of the small world, or None.
         text: all lines of dialogue, "" where the prompt is free text.
-        seconds: length of the clip; None where a recording decides.
+        seconds: length of the clip; None where a recording decides, or the row leaves it to the checkpoint.
         has_image: the look comes from a reference image.
         is_driven: the sound comes from a recording.
     """
@@ -56,12 +56,14 @@ class Asked:
         word = _WORDS.get(str(asked.get("word")))
         if word is None and len(lines) == 1:
             word = find_word(lines[0].language or request.language, lines[0].line)
-        driven = request.audio is not None
+        driven, seconds = request.audio is not None, request.seconds
+        if seconds is not None and not driven:
+            seconds = request.text_length(seconds).num_frames / FRAMES_PER_SECOND
         return cls(
             word=word,
             look=_look(asked.get("look")),
             text=" ".join(line.line for line in lines),
-            seconds=request.seconds if driven else request.text_length.num_frames / FRAMES_PER_SECOND,
+            seconds=seconds,
             has_image=request.image is not None,
             is_driven=driven,
         )

@@ -39,7 +39,9 @@ class ClipStore:
     ):
         shards = sorted(name for name in list_names(folder_url) if name.endswith(".parquet"))
         if len(shards) < num_workers:
-            raise ValueError(f"num_workers must be at most {len(shards)}, the shards in {folder_url}, got {num_workers}")
+            raise ValueError(
+                f"num_workers must be at most {len(shards)}, the shards in {folder_url}, got {num_workers}"
+            )
         limit = None if max_clips is None else -(-max_clips // num_workers)
         compressor = zstandard.ZstdCompressor(_COMPRESSION_LEVEL)
         self._blobs: list[bytes] = []

@@ -201,9 +201,7 @@ class BaseRecipe(_TransformerRecipe):
     def make_task(self, worker: Worker) -> TrainingTask:
         """See `_Recipe.make_task`."""
         text_LC = _negative_text(worker, self.network)
-        return FlowMatchingTask(
-            self._ready(self._new(self.network), worker), text_LC, self.training, worker.replicas
-        )
+        return FlowMatchingTask(self._ready(self._new(self.network), worker), text_LC, self.training, worker.replicas)
 
     def write(self, checkpoint_folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """See `_Recipe.write`."""

@@ -35,9 +35,9 @@ class RunPlace:
 
     data_url: str
     checkpoint: CheckpointSource
-    rank: int = 0
-    num_workers: int = 1
-    device: torch.device = torch.device("cpu")
+    rank: int
+    num_workers: int
+    device: torch.device
 
 
 class TrainingRun:
@@ -70,9 +70,7 @@ class TrainingRun:
                 init_device_mesh(place.device.type, (place.num_workers,)) if is_sharded else None,
             )
         )
-        self.clips = ClipStore(
-            place.data_url, recipe.clip_tensors, place.rank, place.num_workers, recipe.max_clips
-        )
+        self.clips = ClipStore(place.data_url, recipe.clip_tensors, place.rank, place.num_workers, recipe.max_clips)
         self.saves_state = is_sharded or place.rank == 0
         self._state_name = f"state-{place.rank if is_sharded else 0}.pt"
 
@@ -85,9 +83,7 @@ class TrainingRun:
         """Take the steps from `first` to the end; gives each step's number and what to watch, with its seconds."""
         batch_size, seed = self.recipe.batch_size // self.place.num_workers, self.recipe.seed
         started = time.perf_counter()
-        for step, report in take_steps(
-            self.task, self.clips, batch_size, seed, self.place.rank, first, self.num_steps
-        ):
+        for step, report in take_steps(self.task, self.clips, batch_size, seed, self.place.rank, first, self.num_steps):
             now = time.perf_counter()
             yield step, report | {"step_s": now - started}
             started = time.perf_counter()

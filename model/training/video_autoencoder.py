@@ -37,8 +37,8 @@ class VideoAutoencoderConfig:
         optimiser: rates.
         crop: side of the square that is looked at in one step, in pixels.
         num_frames: looked at in one step, 4 n + 1.
-        still_share: of the run, at its beginning, in which a step looks at a single frame of each clip: frames of a clip
-            are alike, and a step over single frames takes a fraction of the time.
+        still_share: of the run, at its beginning, in which a step looks at a single frame of each clip: frames of a
+            clip are alike, and a step over single frames takes a fraction of the time.
         latent_noise: deviation of the noise on latents, whose own is 1.
         absolute_weight: of the absolute distance of pixels, beside the squared one. Squares alone blur; absolute
             distances alone give, early on, pictures of two colours, from which training hardly finds a way.

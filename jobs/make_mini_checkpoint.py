@@ -1,0 +1,65 @@
+"""`python -m jobs.make_mini_checkpoint --output URL`: make the small trained checkpoint from nothing.
+
+Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 when training broke. The same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import ray
+from rich.console import Console
+
+from actors.small_world.speech import SpeechError
+from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
+from jobs.train import absolute
+from pipeline.settings import Settings
+from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.make_mini_checkpoint",
+        description="Render clips of the small world and train every network of a small checkpoint on them.",
+        epilog="Running the same command again goes on where it stopped. See docs/training.md.",
+    )
+    parser.add_argument("--output", required=True, metavar="URL", help="folder of data, states and the checkpoint")
+    parser.add_argument(
+        "--recipes", default="recipes/mini", metavar="URL", help="folder of recipes (default: recipes/mini)"
+    )
+    parser.add_argument("--num-workers", type=int, default=os.cpu_count(), metavar="N", help="processes at a time")
+    parser.add_argument("--gpu", action="store_true", help="a GPU for every process of training")
+    parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
+    options = parser.parse_args(arguments)
+    if options.num_workers < 1:
+        parser.error(f"--num-workers must be at least 1, got {options.num_workers}")
+    console = Console()
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False)
+
+    try:
+        recipe, stage_recipes = load_checkpoint_recipe(absolute(options.recipes))
+        made = SmallCheckpoint(
+            absolute(options.output), recipe, stage_recipes, Settings().cache_dir, options.num_workers, options.gpu
+        )
+        connect(options.address)
+        made.make(tell)
+    except KeyboardInterrupt:
+        tell("interrupted: what is saved is kept, the same command continues")
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError, ClusterError, SpeechError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    finally:
+        ray.shutdown()
+    tell(f"checkpoint in {made.checkpoint_url}")
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""Training as jobs on a real cluster: every stage learns, goes on after kill -9, and what it makes loads in the job."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from actors.small_world.clips import MAX_SECONDS, MIN_SECONDS, SIZES
+from actors.training.recipe import load_recipe
+from jobs.make_mini_checkpoint import main as make_mini_checkpoint
+from jobs.train import main as train
+from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
+from pipeline.small_world import write_manifest
+from pipeline.training import DONE_NAME
+from tests.actors.training.test_recipe import RECIPES, STAGES
+
+RATES = {"num_steps": 12, "num_warmup_steps": 1, "final_share": 1.0}
+TRANSFORMER = {"num_layers": 3, "hidden_size": 64, "head_dim": 16, "expert_layers": [0, 2]}
+HALF = {"channels": 4, "multiples": [1, 1, 1, 2, 2]}
+CHANGES = {
+    "audio_codec": {
+        "network": {"encoder": HALF, "decoder": HALF},
+        "training": {"optimiser": RATES, "window_latents": 4, "is_compiled": False},
+    },
+    "video_autoencoder": {
+        "encoder": {"base_dim": 4},
+        "decoder": {"decoder_block_out_channels": [8, 8, 12, 16]},
+        "training": {"optimiser": RATES | {"learning_rate": 2e-3}, "crop": 32, "num_frames": 5, "still_share": 0.9},
+    },
+    "base": {"network": TRANSFORMER, "training": {"optimiser": RATES | {"learning_rate": 3e-3}}},
+    "super_resolution": {"network": TRANSFORMER, "training": {"optimiser": RATES | {"learning_rate": 3e-3}}},
+    "distillation": {
+        "training": {
+            "student": RATES | {"learning_rate": 1e-3},
+            "fake": RATES | {"learning_rate": 1e-3},
+            "sampling": {"num_steps": 2},
+            "num_fake_updates": 1,
+            "warm_up": {"num_steps": 10, "num_substeps": 2},
+        }
+    },
+}
+"""What makes the kept recipes small: twelve steps, the last two of the distillation by distribution matching."""
+
+
+def changed(values, changes):
+    return values | {
+        name: changed(values[name], change) if isinstance(change, dict) and name in values else change
+        for name, change in changes.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory):
+    """The kept recipes of the small checkpoint, much smaller."""
+    folder = tmp_path_factory.mktemp("recipes")
+    for stage in STAGES:
+        values = yaml.safe_load((RECIPES / "mini" / f"{stage}.yaml").read_text())
+        values = changed(values, CHANGES[stage] | {"batch_size": 4, "max_clips": 4, "save_every": 5})
+        (folder / f"{stage}.yaml").write_text(yaml.safe_dump(values))
+    values = yaml.safe_load((RECIPES / "mini" / "checkpoint.yaml").read_text())
+    values["clips"] = {"num_clips": 4, "clips_per_shard": 2, "seed": 1}
+    values["config"]["sampling"]["base"]["num_steps"] = 2
+    (folder / "checkpoint.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(recipes, cluster, espeak, tmp_path_factory):
+    """A small checkpoint made from nothing; twelve steps each make no faces."""
+    import ray
+
+    from jobs.generate import connect
+
+    folder = str(tmp_path_factory.mktemp("mini"))
+    connect(cluster.address)
+    try:
+        lines = []
+        checkpoint = SmallCheckpoint(folder, *load_checkpoint_recipe(str(recipes)), "unused", 2, report_every_s=0.0)
+        checkpoint.make(lines.append)
+    finally:
+        ray.shutdown()
+    assert len(lines) == 6
+    return checkpoint
+
+
+def history(made, stage):
+    return json.loads(Path(made.folder_url, "runs", stage, DONE_NAME).read_text())["history"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "distillation"])
+def test_the_loss_goes_down(made, stage):
+    losses = [row["loss"] for row in history(made, stage)]
+    assert len(losses) == RATES["num_steps"]
+    assert sum(losses[-3:]) < 0.97 * sum(losses[:3])
+
+
+def test_distillation_passes_from_regression_to_matching(made):
+    rows = history(made, "distillation")
+    warm_up = CHANGES["distillation"]["training"]["warm_up"]["num_steps"]
+    assert ["fake_loss" in row for row in rows] == [False] * warm_up + [True] * (len(rows) - warm_up)
+    losses = [row["loss"] for row in rows[:warm_up]]
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mode", ["base", "distill"])
+def test_the_checkpoint_makes_clips(made, mode, generate, tmp_path):
+    resolution = "540p" if mode == "distill" else "256p"
+    manifest = write_manifest(str(tmp_path / "asked"), 7, 2, resolution, "image")
+    arguments = ["--checkpoint", made.checkpoint_url, "--mode", mode, "--set", "precision=fp32"]
+    status, _, errors = generate(manifest, tmp_path / "out", *arguments)
+    assert (status, errors) == (0, "")
+    assert len(list((tmp_path / "out" / "clips").glob("*.mp4"))) == 2
+
+
+def test_the_same_command_finds_everything_done(made, recipes, cluster, capsys):
+    files = {path: path.stat().st_mtime_ns for path in Path(made.folder_url).rglob("*.safetensors")}
+    arguments = ["--output", made.folder_url, "--recipes", str(recipes), "--address", cluster.address]
+    assert make_mini_checkpoint([*arguments, "--num-workers", "2"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert f"checkpoint in {made.checkpoint_url}" in capsys.readouterr().out
+
+
+def test_another_recipe_in_the_same_folder_is_one_line(made, recipes, cluster, capsys):
+    folder = made.folder_url
+    arguments = [str(recipes / "base.yaml"), "--data", f"{folder}/latents", "--checkpoint", made.checkpoint_url]
+    assert train([*arguments, "--runs", f"{folder}/runs", "--set", "seed=9", "--address", cluster.address]) == 2
+    assert "holds a run of another recipe: name another folder of runs, or remove it" in capsys.readouterr().err
+
+
+def test_a_recipe_that_does_not_exist_is_one_line(tmp_path, capsys):
+    arguments = ["--data", str(tmp_path), "--checkpoint", str(tmp_path), "--runs", str(tmp_path)]
+    assert train([str(tmp_path / "none.yaml"), *arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_was_killed_goes_on_and_learns_the_same(made, recipes, cluster, tmp_path):
+    recipe = load_recipe(str(recipes / "base.yaml"))
+    command = [sys.executable, "-m", "jobs.train", str(recipes / "base.yaml"), "--data", f"{made.folder_url}/latents"]
+    command += ["--checkpoint", str(tmp_path / "checkpoint"), "--address", cluster.address, "--num-workers", "2"]
+    command += ["--set", "training.optimiser.num_steps=40"]
+    # The killed run saves often, so that it is caught between two states; how often does not change what is learnt.
+    runs = tmp_path / "killed"
+    process = subprocess.Popen([*command, "--runs", str(runs)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 240
+    while not list(runs.glob(f"{recipe.stage}/checkpoint_*/history.json")):
+        assert process.poll() is None, "the run ended before it was killed"
+        assert time.monotonic() < end, "no state was saved in time"
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (runs / recipe.stage / DONE_NAME).exists()
+    subprocess.run([*command, "--runs", str(runs)], check=True, capture_output=True)
+    resumed = load_file(tmp_path / "checkpoint" / "base" / "model.safetensors")
+    subprocess.run([*command, "--runs", str(tmp_path / "undisturbed")], check=True, capture_output=True)
+    undisturbed = load_file(tmp_path / "checkpoint" / "base" / "model.safetensors")
+    assert all(resumed[name].equal(tensor) for name, tensor in undisturbed.items())
+
+
+def test_every_clip_of_the_world_can_be_asked_of_the_kept_checkpoint():
+    """The limits in config.json are those of the data."""
+    config = load_checkpoint_recipe(str(RECIPES / "mini"))[0].config
+    assert (config["min_seconds"], config["max_seconds"]) == (MIN_SECONDS, MAX_SECONDS)
+    sizes = {label: {aspect: list(size) for aspect, size in by.items()} for label, by in SIZES.items()}
+    assert config["pixel_sizes"] == sizes
