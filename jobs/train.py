@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -14,11 +15,15 @@ import ray
 import yaml
 from rich.console import Console
 
-from actors.checkpoint_source import CheckpointSource
-from actors.training.recipe import RecipeError, load_recipe
+from actors.checkpoint_source import CheckpointSource, open_checkpoint
+from actors.training.recipe import Recipe, RecipeError, load_recipe
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
+from model.components import read_contents
+from model.layout import find_layout
+from model.variants import config_from_shapes, release_config
 from pipeline.settings import Settings
 from pipeline.training import TrainingSpec, train
+from pipeline.training_memory import clip_layout, memory_lines, training_memory
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -29,20 +34,30 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         epilog="Running the same command again goes on where it stopped. See docs/training.md.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file; local or e.g. s3://")
-    parser.add_argument("--data", required=True, metavar="URL", help="folder of clips, or of latents for Transformers")
-    parser.add_argument("--checkpoint", required=True, metavar="URL", help="folder that is read from and added to")
-    parser.add_argument("--runs", required=True, metavar="URL", help="folder of saved states and figures")
+    parser.add_argument("--data", metavar="URL", help="folder of clips, or of latents for Transformers")
+    parser.add_argument("--checkpoint", metavar="URL", help="folder that is read from and added to")
+    parser.add_argument("--runs", metavar="URL", help="folder of saved states and figures")
     parser.add_argument("--num-workers", type=int, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each (default: 1)")
     parser.add_argument("--gpu", action="store_true", help="a GPU for every process")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one value"
     )
+    dry = parser.add_argument_group("dry run", "needs no data and no GPU, and of the checkpoint names and shapes alone")
+    dry.add_argument("--dry-run", action="store_true", help="say what memory each GPU needs, and train nothing")
+    dry.add_argument("--size", default="448x256", metavar="WxH", help="pixels of a clip (default: 448x256)")
+    dry.add_argument("--seconds", type=float, default=5.0, metavar="S", help="length of a clip (default: 5)")
+    dry.add_argument("--text-tokens", type=int, default=300, metavar="N", help="of a prompt (default: 300)")
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
     options = parser.parse_args(arguments)
     for name in ("num_workers", "threads"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
+    if not options.dry_run:
+        if missing := [f"--{name}" for name in ("data", "checkpoint", "runs") if getattr(options, name) is None]:
+            parser.error(f"{', '.join(missing)} must be given, except with --dry-run")
+    elif not re.fullmatch(r"\d+x\d+", options.size):
+        parser.error(f"--size must look like 448x256, got {options.size}")
     return options
 
 
@@ -74,8 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     console = Console()
     try:
+        recipe = load_recipe(options.recipe, read_overrides(options.overrides))
+        if options.dry_run:
+            _tell_memory(console, recipe, options)
+            return EXIT_DONE
         spec = TrainingSpec(
-            load_recipe(options.recipe, read_overrides(options.overrides)),
+            recipe,
             absolute(options.data),
             CheckpointSource(absolute(options.checkpoint), Settings().cache_dir),
             absolute(options.runs),
@@ -88,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("interrupted: what is saved is kept, the same command continues", highlight=False)
         return EXIT_INTERRUPTED
-    except (RecipeError, OSError, ClusterError) as error:
+    except (ValueError, OSError, ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     finally:
@@ -96,6 +115,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     last = history[-1]
     console.print(f"{spec.recipe.stage}: {last['step']} steps, loss {last['loss']:.4g}", highlight=False)
     return EXIT_DONE
+
+
+def _tell_memory(console: Console, recipe: Recipe, options: argparse.Namespace) -> None:
+    width, height = map(int, options.size.split("x"))
+    base_config = release_config("base")
+    if options.checkpoint is not None and recipe.needed_component is not None:
+        files = open_checkpoint(absolute(options.checkpoint))
+        contents = read_contents(files, find_layout(files), recipe.needed_component)
+        base_config = config_from_shapes(contents.shapes, recipe.needed_component, contents.config)
+    clip = clip_layout(width, height, options.seconds, options.text_tokens)
+    memory = training_memory(recipe, base_config, clip, options.num_workers)
+    for name, gigabytes in memory_lines(memory):
+        console.print(f"{name:12} {gigabytes:8.1f} GB per GPU", highlight=False)
 
 
 if __name__ == "__main__":

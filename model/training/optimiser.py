@@ -1,15 +1,17 @@
-"""AdamW with warm-up, cosine decay and clipping, and the moving average of weights that is shipped."""
+"""AdamW or Muon with warm-up, cosine decay and clipping, and the moving average of weights that is shipped."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from model.training.muon import Muon, is_matrix
 from model.training.replicas import Replicas, whole
 
 
@@ -23,8 +25,10 @@ class OptimiserConfig:
         num_warmup_steps: over which the rate rises.
         final_share: of the highest rate.
         betas: of AdamW.
-        weight_decay: of AdamW.
+        weight_decay: share of the rate by which weights shrink.
         max_gradient_norm: longer gradients are shortened to it.
+        method: "adamw", or "muon" for matrices and convolutions (Jordan et al. 2024), with updates as large as AdamW's
+            (Liu et al. 2025); everything else is trained by AdamW.
     """
 
     learning_rate: float
@@ -34,11 +38,14 @@ class OptimiserConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
+    method: Literal["adamw", "muon"] = "adamw"
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "num_steps", "max_gradient_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0, got {getattr(self, name)!r}")
+        if self.method not in ("adamw", "muon"):
+            raise ValueError(f"method must be adamw or muon, got {self.method!r}")
         for name in ("num_warmup_steps", "weight_decay", "final_share"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)!r}")
@@ -53,20 +60,32 @@ class OptimiserConfig:
 
 
 class Optimiser:
-    """AdamW over some parameters.
+    """AdamW over some parameters, or Muon over the matrices among them and AdamW over the rest.
 
     Args:
         parameters: what is trained; those that need no gradient are left out.
         config: rates.
         replicas: the workers whose gradients are averaged.
+
+    Raises:
+        ValueError: sharded parameters are to be trained with Muon, which needs whole matrices.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: OptimiserConfig, replicas: Replicas):
         self.config, self.replicas = config, replicas
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self._adamw = torch.optim.AdamW(
-            self.parameters, config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
-        )
+        matrices = [p for p in self.parameters if config.method == "muon" and is_matrix(p)]
+        chosen = set(map(id, matrices))
+        others = [p for p in self.parameters if id(p) not in chosen]
+        if any(isinstance(parameter, DTensor) for parameter in matrices):
+            raise ValueError("method must be adamw where networks are sharded, got muon")
+        self._optimisers: dict[str, torch.optim.Optimizer] = {}
+        if others:
+            self._optimisers["adamw"] = torch.optim.AdamW(
+                others, config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
+            )
+        if matrices:
+            self._optimisers["muon"] = Muon(matrices, config.learning_rate, config.weight_decay)
 
     def step(self, loss: Tensor, index: int) -> float:
         """Follow the gradients of a loss; returns their norm before it is clipped.
@@ -78,21 +97,27 @@ class Optimiser:
         self.replicas.average_gradients(self.parameters)
         norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.config.max_gradient_norm)))
         if not math.isfinite(norm):
-            self._adamw.zero_grad()
+            self._forget_gradients()
             raise FloatingPointError(f"gradients are not finite at step {index}, the loss is {loss.item():g}")
-        for group in self._adamw.param_groups:
-            group["lr"] = self.config.rate(index)
-        self._adamw.step()
-        self._adamw.zero_grad()
+        for optimiser in self._optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = self.config.rate(index)
+            optimiser.step()
+        self._forget_gradients()
         return norm
 
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
     def state_dict(self) -> dict[str, Any]:
-        """Moments of AdamW."""
-        return self._adamw.state_dict()
+        """Moments, by method."""
+        return {name: optimiser.state_dict() for name, optimiser in self._optimisers.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
-        self._adamw.load_state_dict(dict(state))
+        for name, optimiser in self._optimisers.items():
+            optimiser.load_state_dict(dict(state[name]))
 
 
 class MovingAverage:

@@ -101,6 +101,7 @@ class VideoAutoencoderTask(TrainingTask):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._wan, self._turbo = _fresh_encoder(encoder), TurboVAEDecoder(decoder)
+            _initialise(self._wan, self._turbo)
         self.networks = nn.ModuleDict({"wan": self._wan, "turbo": self._turbo}).to(device)
         # Loading lays the decoder's weights out as it runs fastest: a run that goes on has them so from the start.
         self._turbo.load_state_dict(self._turbo.state_dict())
@@ -199,15 +200,23 @@ class VideoAutoencoderTask(TrainingTask):
 
 
 def _fresh_encoder(config: WanVaeConfig) -> AutoencoderKLWan:
-    """The autoencoder without its decoder, with torch's usual first weights."""
+    """The autoencoder without its decoder, weights not set."""
     vae = empty_wan_vae(config)
     del vae.decoder, vae.post_quant_conv
-    vae = vae.to_empty(device="cpu").requires_grad_(True)
-    for name, module in vae.named_modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+    return vae.to_empty(device="cpu").requires_grad_(True)
+
+
+def _initialise(wan: nn.Module, turbo: nn.Module) -> None:
+    """First weights: convolutions keep the spread of what they are given, with quiet residual branches in the encoder.
+
+    torch's usual ones shrink it by 0.6 each and drown it in random biases, which costs the first third of training.
+    """
+    for name, module in [*wan.named_modules(), *turbo.named_modules()]:
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if name.startswith("encoder") and name.endswith("conv2"):
+                module.weight.data.mul_(0.3)
         elif isinstance(gamma := getattr(module, "gamma", None), Tensor):
             gamma.data.fill_(1.0)
-        if name.endswith("conv2") and isinstance(module, nn.Conv3d):
-            module.weight.data.mul_(0.3)
-    return vae

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 
 from actors.small_world.clips import MAX_SECONDS, MIN_SECONDS, SIZES
 from actors.training.recipe import load_recipe
+from jobs.ablate import main as ablate
 from jobs.make_mini_checkpoint import main as make_mini_checkpoint
 from jobs.train import main as train
+from pipeline.ablation import VARIANTS
 from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
 from pipeline.small_world import write_manifest
 from pipeline.training import DONE_NAME
@@ -140,6 +142,47 @@ def test_a_recipe_that_does_not_exist_is_one_line(tmp_path, capsys):
     arguments = ["--data", str(tmp_path), "--checkpoint", str(tmp_path), "--runs", str(tmp_path)]
     assert train([str(tmp_path / "none.yaml"), *arguments]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.timeout(600)
+def test_an_ablation_compares_four_variants(made, recipes, cluster, tmp_path, capsys):
+    latents = f"{made.folder_url}/latents"
+    arguments = ["--recipe", str(recipes / "base.yaml"), "--data", latents, "--held-out", latents]
+    arguments += ["--checkpoint", made.checkpoint_url, "--output", str(tmp_path), "--num-steps", "3", "--seeds", "1"]
+    assert ablate([*arguments, "--num-clips", "2", "--num-workers", "2", "--address", cluster.address]) == 0
+    runs = {run["variant"]: run for run in json.loads((tmp_path / "ablation.json").read_text())["runs"]}
+    assert list(runs) == list(VARIANTS)
+    counts = {name: run["num_parameters"] for name, run in runs.items()}
+    assert counts["without sandwich"] < counts["without gates"] < counts["as the release"] < counts["with timestep"]
+    assert all(0 < run["figures"]["audio_loss"] < 10 for run in runs.values())
+    assert len({run["figures"]["video_loss"] for run in runs.values()}) == 4
+    assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "ablation.md").read_text().count("\n") == 6
+    assert "without gates" in capsys.readouterr().out
+
+
+def test_a_dry_run_tells_the_memory_of_a_gpu_at_full_size(capsys):
+    recipe = str(RECIPES / "release" / "distillation.yaml")
+    assert train([recipe, "--dry-run", "--num-workers", "64"]) == 0
+    told = {line.split()[0]: float(line.split()[1]) for line in capsys.readouterr().out.splitlines()}
+    # Student and fake score in float32, the frozen real score in bfloat16, each of 15.3 B parameters over 64 GPUs.
+    assert told["parameters"] == pytest.approx(15.3 * (4 + 4 + 2) / 64, abs=0.1)
+    assert told["total"] == pytest.approx(sum(told.values()) - told["total"], abs=0.3)
+    assert told["total"] < 80
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments", "message"),
+    [
+        ("mini/audio_codec.yaml", [], "stage must be that of a Transformer for a dry run, got audio_codec"),
+        ("release/base.yaml", ["--num-workers", "63"], "batch_size must be a multiple of the 63 workers, got 64"),
+        ("release/base.yaml", ["--size", "16x16"], "width and height must be at least 32 pixels, got 16x16"),
+        ("release/base.yaml", ["--seconds", "16"], "seconds must be between 0.2 and 15, got 16"),
+    ],
+)
+def test_a_dry_run_of_what_cannot_be_is_one_line(recipe, arguments, message, capsys):
+    assert train([str(RECIPES / recipe), "--dry-run", *arguments]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 @pytest.mark.timeout(600)

@@ -18,6 +18,14 @@ def test_the_recipes_that_are_kept_are_sound(stage):
     assert recipe.optimiser.num_steps > 0
 
 
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("release/*.yaml")), ids=lambda path: path.stem)
+def test_recipes_for_the_releases_size_are_sharded(path):
+    recipe = load_recipe(str(path))
+    assert recipe.stage == path.stem
+    assert recipe.is_sharded
+    assert recipe.recomputes_layers
+
+
 def test_overrides_win_and_lists_become_what_the_network_takes():
     overrides = {"training.optimiser.num_steps": 3, "network.expert_layers": [0]}
     recipe = load_recipe(str(RECIPES / "mini" / "base.yaml"), overrides)

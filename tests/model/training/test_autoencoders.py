@@ -43,15 +43,15 @@ def squares(count: int) -> list[dict[str, torch.Tensor]]:
 
 def audio_task(num_steps: int = 12) -> AudioCodecTask:
     optimiser = OptimiserConfig(3e-3, num_steps, num_warmup_steps=1)
-    return AudioCodecTask(OOBLECK, AudioCodecConfig(optimiser, window_latents=4), seed=1, replicas=Replicas())
+    return AudioCodecTask(OOBLECK, AudioCodecConfig(optimiser, window_latents=4), 1, Replicas(), torch.device("cpu"))
 
 
 def video_task(num_steps: int = 12) -> VideoAutoencoderTask:
-    config = VideoAutoencoderConfig(OptimiserConfig(5e-3, num_steps, num_warmup_steps=1), crop=32, num_frames=5)
+    optimiser = OptimiserConfig(2e-3, num_steps, num_warmup_steps=1, method="muon")
+    config = VideoAutoencoderConfig(optimiser, crop=32, num_frames=5, still_share=0.0)
     turbo = TurboVAEConfig.from_dict(tiny_turbo_vae(torch.Generator())[0])
-    return VideoAutoencoderTask(
-        WanVaeConfig(base_dim=4, decoder_base_dim=4), turbo, config, seed=1, replicas=Replicas()
-    )
+    wan = WanVaeConfig(base_dim=4, decoder_base_dim=4)
+    return VideoAutoencoderTask(wan, turbo, config, 1, Replicas(), torch.device("cpu"))
 
 
 TASKS = {"audio": (audio_task, tones), "video": (video_task, squares)}

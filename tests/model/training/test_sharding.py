@@ -26,8 +26,9 @@ NUM_STEPS = 3
 CASES = {
     "base": ("base", torch.float32, 1e-5),
     "distillation": ("distillation", torch.float32, 1e-5),
-    # Here rounding differs: it shows which dtypes can be sharded together.
-    "distillation_bf16": ("distillation", torch.bfloat16, 3e-3),
+    # Here sums are rounded in another order, by 1e-3 to 5e-3 on the processors tried, and the limit is the one that all
+    # comparisons in bfloat16 have. It shows which dtypes can be sharded together.
+    "distillation_bf16": ("distillation", torch.bfloat16, 2e-2),
 }
 """What is trained, in which precision, and how far losses may lie apart."""
 RATES = OptimiserConfig(1e-3, num_steps=10, num_warmup_steps=1)
