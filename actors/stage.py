@@ -15,6 +15,7 @@ from torch import Tensor
 
 from actors.request import ClipRequest
 from actors.row import ClipRow, Failure, RowError, pack, unpack
+from model.widened_products import fast_bfloat16
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,8 @@ class Stage(ABC):
         try:
             request = ClipRequest.model_validate_json(row["request"])
             work = Work(request, unpack(row["payload"]) if row["payload"] else {}, stage_seconds, notes)
-            self.process(work)
+            with fast_bfloat16(self.device):
+                self.process(work)
             payload, failure = pack(work.tensors) if work.tensors else b"", None
         except RowError as error:
             payload, failure = b"", Failure(self.name, error.field, error.value, error.reason).to_json()

@@ -1,6 +1,7 @@
 """Four packages, one direction: jobs -> pipeline -> actors -> model. Benchmarks for GPUs need the model alone."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,10 @@ def test_imports_point_one_way(path):
 def test_the_environment_is_read_in_jobs_only(path):
     if path.relative_to(ROOT).parts[0] != "jobs":
         assert not any(word in path.read_text() for word in ("os.environ", "getenv", "import environ"))
+
+
+def test_every_package_is_installed():
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = [path.parent.relative_to(ROOT) for package in ALLOWED for path in (ROOT / package).rglob("__init__.py")]
+    shipped = {".".join(path.parts) for path in found} - {"benchmarks"}
+    assert set(named) == shipped

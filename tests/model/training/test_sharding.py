@@ -26,7 +26,7 @@ NUM_STEPS = 3
 CASES = {
     "base": ("base", torch.float32, 1e-5),
     "distillation": ("distillation", torch.float32, 1e-5),
-    # Here sums are rounded in another order, by 1e-3 to 5e-3 on the processors tried, and the limit is the one that all
+    # Here sums are rounded in another order, which came to 5e-3 at most so far, and the limit is the one that all
     # comparisons in bfloat16 have. It shows which dtypes can be sharded together.
     "distillation_bf16": ("distillation", torch.bfloat16, 2e-2),
 }
