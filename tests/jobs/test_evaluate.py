@@ -110,9 +110,12 @@ def test_rows_outside_the_small_world_are_judged_by_length_and_whisper(tmp_path,
     grey = np.full((25, 128, 224, 3), 128, np.uint8)
     dialogue = {"description": "A man speaks.", "dialogue": [{"speaker": "Man", "line": "Wie geht es dir?"}]}
     commit(s3_bucket, ClipRequest(id="a", prompt=dialogue, language="de", seconds=1), grey, noise)
-    commit(s3_bucket, ClipRequest(id="b", prompt="A man.", language="fr", metadata={"small_world": 3}), grey, noise)
+    odd = {"seconds": 2, "metadata": {"small_world": 3}}
+    commit(s3_bucket, ClipRequest(id="b", prompt="A man.", language="fr", **odd), grey, noise)
     hello = {"description": "A man.", "dialogue": [{"speaker": "Man", "line": "Salut !"}]}
     commit(s3_bucket, ClipRequest(id="c", prompt=hello, language="fr", seconds=1), grey, noise)
+    # How long this one was to be is the checkpoint's to say: its length is not judged.
+    commit(s3_bucket, ClipRequest(id="d", prompt="A man.", language="fr"), grey, noise)
     whisper = write_tiny_whisper(tmp_path / "whisper")
     report = tmp_path / "report"
     arguments = ["--output", s3_bucket, "--report", str(report), "--whisper", whisper, "--num-workers", "1"]
