@@ -18,13 +18,18 @@ from fsspec.implementations.local import LocalFileSystem
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from actors.checkpoint_source import CheckpointSource
+from actors.checkpoint_source import CheckpointSource, open_checkpoint
+from actors.row import unpack
+from actors.small_world.shards import NEGATIVE_PROMPT_FILE
 from actors.storage import join, list_names, open_filesystem, read_bytes, write_atomically
-from actors.training.recipe import Recipe, RecipeError
+from actors.training.recipe import BaseRecipe, Recipe, RecipeError, SuperResolutionRecipe
 from actors.training.run import RunPlace, TrainingRun
+from model.inspection import check_components
 
+RECIPE_NAME = "recipe.json"
+"""In a run's folder: written first, what is trained there."""
 DONE_NAME = "done.json"
-"""In a run's folder: written last, holds the recipe and what was watched."""
+"""In a run's folder: written last, what was watched."""
 
 _MOST_FAILURES = 5
 
@@ -67,14 +72,36 @@ def finished_run(spec: TrainingSpec) -> list[dict[str, float]] | None:
     """What was watched in this run if it has ended already, else None.
 
     Raises:
-        RecipeError: a run of another recipe has ended there.
+        RecipeError: the folder holds a run of another recipe.
     """
-    if DONE_NAME not in list_names(spec.run_url):
-        return None
-    done = json.loads(read_bytes(join(spec.run_url, DONE_NAME)))
-    if done["recipe"] != spec.recipe.model_dump(mode="json"):
+    names, recipe = list_names(spec.run_url), spec.recipe.model_dump(mode="json")
+    if RECIPE_NAME in names and json.loads(read_bytes(join(spec.run_url, RECIPE_NAME))) != recipe:
         raise RecipeError(f"{spec.run_url} holds a run of another recipe: name another folder of runs, or remove it")
-    return done["history"]
+    return json.loads(read_bytes(join(spec.run_url, DONE_NAME))) if DONE_NAME in names else None
+
+
+def check_fit(spec: TrainingSpec) -> None:
+    """Hold a recipe against its workers, data and checkpoint before any worker is started.
+
+    Raises:
+        RecipeError: it does not fit the workers or the data.
+        CheckpointError: what it needs of the checkpoint is absent or not sound.
+        StorageError: data or checkpoint cannot be read.
+    """
+    recipe, num_workers = spec.recipe, spec.num_workers
+    if recipe.batch_size % num_workers:
+        raise RecipeError(f"batch_size must be a multiple of the {num_workers} workers, got {recipe.batch_size}")
+    if getattr(recipe, "is_sharded", False) and num_workers == 1:
+        raise RecipeError("is_sharded must be false with one worker, got True")
+    num_shards = sum(name.endswith(".parquet") for name in list_names(spec.data_url))
+    if num_shards < num_workers:
+        raise RecipeError(f"num_workers must be at most {num_shards}, the shards in {spec.data_url}, got {num_workers}")
+    if recipe.needed_component is not None:
+        check_components(open_checkpoint(spec.checkpoint.url), (recipe.needed_component,))
+    if isinstance(recipe, BaseRecipe | SuperResolutionRecipe):
+        width = unpack(read_bytes(join(spec.data_url, NEGATIVE_PROMPT_FILE)))["text"].shape[1]
+        if width != (taken := recipe.network.text_channels):
+            raise RecipeError(f"network.text_channels must be {width}, as the text in {spec.data_url}, got {taken}")
 
 
 def train(spec: TrainingSpec) -> list[dict[str, float]]:
@@ -84,12 +111,14 @@ def train(spec: TrainingSpec) -> list[dict[str, float]]:
         What was watched: means over some steps each, with `step`, the number of steps done.
 
     Raises:
-        RecipeError: the recipe fits neither workers nor data, or the folder holds a run of another one.
+        RecipeError, CheckpointError, StorageError: see `check_fit`; or the folder holds a run of another recipe.
         ray.train.TrainingFailedError: workers failed again and again.
     """
     history = finished_run(spec)
     if history is not None:
         return history
+    check_fit(spec)
+    write_atomically(join(spec.run_url, RECIPE_NAME), json.dumps(spec.recipe.model_dump(mode="json")).encode())
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     filesystem, path = open_filesystem(spec.runs_url)
     if isinstance(filesystem, LocalFileSystem):
@@ -137,8 +166,7 @@ def _work(config: dict[str, Any]) -> None:
             _save(run, step + 1, history, rank)
     run.write_component()
     if rank == 0:
-        done = {"recipe": spec.recipe.model_dump(mode="json"), "history": history.rows}
-        write_atomically(join(spec.run_url, DONE_NAME), json.dumps(done, indent=1).encode())
+        write_atomically(join(spec.run_url, DONE_NAME), json.dumps(history.rows, indent=1).encode())
 
 
 def _save(run: TrainingRun, next_step: int, history: _History, rank: int) -> None:

@@ -62,6 +62,11 @@ class Worker:
     negative_text_LC: Tensor | None = None
     mesh: DeviceMesh | None = None
 
+    def required_negative_text(self) -> Tensor:
+        """Features of the negative prompt (L, C), which every worker that learns from latents has."""
+        assert self.negative_text_LC is not None
+        return self.negative_text_LC
+
 
 class _Recipe(BaseModel):
     """What all stages have.
@@ -200,7 +205,7 @@ class BaseRecipe(_TransformerRecipe):
 
     def make_task(self, worker: Worker) -> TrainingTask:
         """See `_Recipe.make_task`."""
-        text_LC = _negative_text(worker, self.network)
+        text_LC = worker.required_negative_text()
         return FlowMatchingTask(self._ready(self._new(self.network), worker), text_LC, self.training, worker.replicas)
 
     def write(self, checkpoint_folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -224,7 +229,7 @@ class SuperResolutionRecipe(_TransformerRecipe):
 
     def make_task(self, worker: Worker) -> TrainingTask:
         """See `_Recipe.make_task`."""
-        text_LC = _negative_text(worker, self.network)
+        text_LC = worker.required_negative_text()
         transformer = self._ready(self._new(replace(self.network, position_style="sr")), worker)
         return SuperResolutionTask(transformer, text_LC, self.training, worker.replicas)
 
@@ -251,7 +256,7 @@ class DistillationRecipe(_TransformerRecipe):
         """See `_Recipe.make_task`."""
         assert worker.checkpoint is not None
         config, tensors = worker.checkpoint.transformer_tensors("base")
-        text_LC = _negative_text(worker, config)
+        text_LC = worker.required_negative_text()
         base = trained_transformer(config, tensors, _DTYPES[self.precision])
         generator = torch.Generator().manual_seed(self.seed)
         base.block.recomputes_layers = self.recomputes_layers
@@ -311,12 +316,3 @@ def load_recipe(url: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
 def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """In bfloat16, as they are stored."""
     return {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-
-
-def _negative_text(worker: Worker, network: TransformerConfig) -> Tensor:
-    text_LC = worker.negative_text_LC
-    assert text_LC is not None
-    if text_LC.shape[1] != network.text_channels:
-        width = text_LC.shape[1]
-        raise RecipeError(f"network.text_channels must be {width}, as the latents' text, got {network.text_channels}")
-    return text_LC

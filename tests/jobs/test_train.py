@@ -93,7 +93,7 @@ def made(recipes, cluster, espeak, tmp_path_factory):
 
 
 def history(made, stage):
-    return json.loads(Path(made.folder_url, "runs", stage, DONE_NAME).read_text())["history"]
+    return json.loads(Path(made.folder_url, "runs", stage, DONE_NAME).read_text())
 
 
 @pytest.mark.timeout(600)
@@ -136,6 +136,31 @@ def test_another_recipe_in_the_same_folder_is_one_line(made, recipes, cluster, c
     arguments = [str(recipes / "base.yaml"), "--data", f"{folder}/latents", "--checkpoint", made.checkpoint_url]
     assert train([*arguments, "--runs", f"{folder}/runs", "--set", "seed=9", "--address", cluster.address]) == 2
     assert "holds a run of another recipe: name another folder of runs, or remove it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "arguments", "message"),
+    [
+        ("base", ["--num-workers", "3"], "batch_size must be a multiple of the 3 workers, got 4"),
+        ("base", ["--num-workers", "4"], "num_workers must be at most 2, the shards in "),
+        ("base", ["--set", "is_sharded=true"], "is_sharded must be false with one worker, got True"),
+        ("base", ["--set", "network.text_channels=48"], "network.text_channels must be 64, as the text in "),
+        ("distillation", ["--checkpoint", "{empty}"], "base: is absent, "),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_one_line_before_any_worker_starts(
+    made, recipes, cluster, tmp_path, capsys, stage, arguments, message
+):
+    (tmp_path / "empty" / "turbo_vae").mkdir(parents=True)
+    (tmp_path / "empty" / "turbo_vae" / "x.json").write_text("{}")
+    latents = f"{made.folder_url}/latents"
+    command = [str(recipes / f"{stage}.yaml"), "--data", latents, "--checkpoint", str(tmp_path / "new")]
+    command += [argument.format(empty=tmp_path / "empty") for argument in arguments]
+    assert train([*command, "--runs", str(tmp_path / "runs"), "--address", cluster.address]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_recipe_that_does_not_exist_is_one_line(tmp_path, capsys):
