@@ -16,8 +16,8 @@ from rich.table import Table
 
 from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.small_world.speech import SpeechError
+from jobs.arguments import absolute, positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
-from jobs.train import absolute
 from model.capabilities import read_capabilities
 from model.layout import find_layout
 from pipeline.ablation import Ablation, ablation_table, run_ablation, write_ablation
@@ -37,15 +37,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--held-out", required=True, metavar="URL", help="folder of latents of another seed")
     parser.add_argument("--checkpoint", required=True, metavar="URL", help="has the audio autoencoder")
     parser.add_argument("--output", required=True, metavar="URL", help="folder of runs, table and plot")
-    parser.add_argument("--num-steps", type=int, default=1200, metavar="N", help="of every run (default: 1200)")
+    parser.add_argument("--num-steps", type=positive, default=1200, metavar="N", help="of every run (default: 1200)")
     parser.add_argument("--seeds", default="1,2", metavar="N,N", help="of the runs of every variant (default: 1,2)")
-    parser.add_argument("--num-clips", type=int, default=196, metavar="N", help="to judge by (default: 196)")
-    parser.add_argument("--num-workers", type=int, default=os.cpu_count(), metavar="N", help="runs at a time")
+    parser.add_argument("--num-clips", type=positive, default=196, metavar="N", help="to judge by (default: 196)")
+    parser.add_argument("--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="runs at a time")
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
     options = parser.parse_args(arguments)
-    for name in ("num_steps", "num_clips", "num_workers"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
     try:
         options.seeds = tuple(int(seed) for seed in options.seeds.split(","))
     except ValueError:

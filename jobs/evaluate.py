@@ -18,6 +18,7 @@ from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.small_world.enlarging import Enlarging
 from actors.small_world.speech import SpeechError
 from actors.storage import join
+from jobs.arguments import positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
 from model.capabilities import read_capabilities
 from model.layout import find_layout
@@ -43,12 +44,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--whisper", metavar="FOLDER", help="Whisper checkpoint for WER and CER, as transformers saves it"
     )
     parser.add_argument(
-        "--num-workers", type=_positive, default=os.cpu_count(), metavar="N", help="processes (default: all cores)"
+        "--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="processes (default: all cores)"
     )
     parser.add_argument("--super-resolution", action="store_true", help="evaluate a checkpoint instead of a run")
     parser.add_argument("--checkpoint", metavar="URL", help="with --super-resolution: checkpoint folder")
     parser.add_argument(
-        "--num-clips", type=_positive, default=50, metavar="N", help="with --super-resolution: clips (default: 50)"
+        "--num-clips", type=positive, default=50, metavar="N", help="with --super-resolution: clips (default: 50)"
     )
     parser.add_argument(
         "--seed", type=int, default=_SEED, help=f"with --super-resolution: of the world (default: {_SEED})"
@@ -63,13 +64,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         mode = " with --super-resolution" if options.super_resolution else ""
         parser.error(f"{' and '.join(missing)} must be given{mode}")
     return options
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,8 +14,8 @@ import ray
 from rich.console import Console
 
 from actors.small_world.speech import SpeechError
+from jobs.arguments import absolute, positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
-from jobs.train import absolute
 from pipeline.settings import Settings
 from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
 
@@ -31,12 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--recipes", default="recipes/mini", metavar="URL", help="folder of recipes (default: recipes/mini)"
     )
-    parser.add_argument("--num-workers", type=int, default=os.cpu_count(), metavar="N", help="processes at a time")
+    parser.add_argument("--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="processes at a time")
     parser.add_argument("--gpu", action="store_true", help="a GPU for every process of training")
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
     options = parser.parse_args(arguments)
-    if options.num_workers < 1:
-        parser.error(f"--num-workers must be at least 1, got {options.num_workers}")
     console = Console()
 
     def tell(line: str) -> None:

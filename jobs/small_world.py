@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from actors.checkpoint_source import CheckpointSource
 from actors.small_world.shards import ClipShards
 from actors.small_world.speech import SpeechError
+from jobs.arguments import absolute, positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings
 from pipeline.small_world import make_clips, make_latents, write_manifest, write_small_text_encoder
@@ -31,17 +32,17 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     clips = commands.add_parser("clips", help="render clips into shards")
-    clips.add_argument("--num-clips", type=_positive, default=6000, metavar="N", help="in all (default: 6000)")
-    clips.add_argument("--per-shard", type=_positive, default=250, metavar="N", help="clips per file (default: 250)")
+    clips.add_argument("--num-clips", type=positive, default=6000, metavar="N", help="in all (default: 6000)")
+    clips.add_argument("--per-shard", type=positive, default=250, metavar="N", help="clips per file (default: 250)")
     latents = commands.add_parser("latents", help="encode shards of clips with a checkpoint's encoders")
     latents.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards")
     latents.add_argument("--checkpoint", required=True, metavar="URL", help="has both autoencoders and a text encoder")
     text_encoder = commands.add_parser("text-encoder", help="add a small text encoder to a checkpoint")
     text_encoder.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards, whose words count")
-    text_encoder.add_argument("--vocabulary", type=_positive, default=1024, metavar="N", help="tokens (default: 1024)")
-    text_encoder.add_argument("--width", type=_positive, default=64, metavar="N", help="of features (default: 64)")
+    text_encoder.add_argument("--vocabulary", type=positive, default=1024, metavar="N", help="tokens (default: 1024)")
+    text_encoder.add_argument("--width", type=positive, default=64, metavar="N", help="of features (default: 64)")
     manifest = commands.add_parser("manifest", help="write prompts to judge a model by")
-    manifest.add_argument("--num-clips", type=_positive, default=400, metavar="N", help="rows (default: 400)")
+    manifest.add_argument("--num-clips", type=positive, default=400, metavar="N", help="rows (default: 400)")
     manifest.add_argument("--resolution", choices=("256p", "540p"), default="256p")
     manifest.add_argument(
         "--conditions", choices=("text", "image"), default="text", help="what tells the look (default: text)"
@@ -53,16 +54,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for command in (clips, latents):
         command.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
         command.add_argument(
-            "--num-workers", type=_positive, default=os.cpu_count(), metavar="N", help="tasks at a time"
+            "--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="tasks at a time"
         )
     return parser.parse_args(arguments)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_small_text_encoder(options.clips, options.output, DEFAULT_NEGATIVE_PROMPT, *sizes)
             console.print(f"text encoder in {options.output}", highlight=False)
             return EXIT_DONE
-        output = options.output if "://" in options.output else os.path.abspath(options.output)
+        output = absolute(options.output)
         connect(options.address)
         _show(console, _make(options, output))
     except KeyboardInterrupt:
@@ -99,8 +93,8 @@ def _make(options: argparse.Namespace, output: str) -> Iterator[int]:
     if options.command == "clips":
         shards = ClipShards(output, options.seed, options.num_clips, options.per_shard)
         return make_clips(shards, options.num_workers)
-    clips_url = options.clips if "://" in options.clips else os.path.abspath(options.clips)
-    checkpoint_url = options.checkpoint if "://" in options.checkpoint else os.path.abspath(options.checkpoint)
+    clips_url = absolute(options.clips)
+    checkpoint_url = absolute(options.checkpoint)
     source = CheckpointSource(checkpoint_url, Settings().cache_dir)
     return make_latents(clips_url, output, source, DEFAULT_NEGATIVE_PROMPT, options.num_workers)
 

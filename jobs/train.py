@@ -6,7 +6,6 @@ Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 when the run broke. The s
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.training.recipe import Recipe, RecipeError, load_recipe
+from jobs.arguments import absolute, positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
 from model.components import read_contents
 from model.layout import find_layout
@@ -37,8 +37,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--data", metavar="URL", help="folder of clips, or of latents for Transformers")
     parser.add_argument("--checkpoint", metavar="URL", help="folder that is read from and added to")
     parser.add_argument("--runs", metavar="URL", help="folder of saved states and figures")
-    parser.add_argument("--num-workers", type=int, default=1, metavar="N", help="processes (default: 1)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each (default: 1)")
+    parser.add_argument("--num-workers", type=positive, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads of each (default: 1)")
     parser.add_argument("--gpu", action="store_true", help="a GPU for every process")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one value"
@@ -47,12 +47,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     dry.add_argument("--dry-run", action="store_true", help="say what memory each GPU needs, and train nothing")
     dry.add_argument("--size", default="448x256", metavar="WxH", help="pixels of a clip (default: 448x256)")
     dry.add_argument("--seconds", type=float, default=5.0, metavar="S", help="length of a clip (default: 5)")
-    dry.add_argument("--text-tokens", type=int, default=300, metavar="N", help="of a prompt (default: 300)")
+    dry.add_argument("--text-tokens", type=positive, default=300, metavar="N", help="of a prompt (default: 300)")
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
     options = parser.parse_args(arguments)
-    for name in ("num_workers", "threads"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
     if not options.dry_run:
         if missing := [f"--{name}" for name in ("data", "checkpoint", "runs") if getattr(options, name) is None]:
             parser.error(f"{', '.join(missing)} must be given, except with --dry-run")
@@ -77,11 +74,6 @@ def read_overrides(texts: Sequence[str]) -> dict[str, object]:
         except yaml.YAMLError as error:
             raise RecipeError(f"--set {text}: the value is not YAML") from error
     return overrides
-
-
-def absolute(url: str) -> str:
-    """A path as workers, which have another working directory, understand it."""
-    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
