@@ -103,6 +103,12 @@ class VideoAutoencoderTask(TrainingTask):
             self._wan, self._turbo = _fresh_encoder(encoder), TurboVAEDecoder(decoder)
             _initialise(self._wan, self._turbo)
         self.networks = nn.ModuleDict({"wan": self._wan, "turbo": self._turbo}).to(device)
+        self._is_still = False
+        for name, module in self._turbo.named_modules():
+            if isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1:
+                doubles_frames = name.endswith("time_conv.conv")
+                for parameter in module.parameters() if doubles_frames else (module.weight,):
+                    parameter.register_hook(lambda gradient, none=doubles_frames: self._of_stills(gradient, none))
         # Loading lays the decoder's weights out as it runs fastest: a run that goes on has them so from the start.
         self._turbo.load_state_dict(self._turbo.state_dict())
         replicas.start_alike(self.networks)
@@ -115,6 +121,7 @@ class VideoAutoencoderTask(TrainingTask):
     def step(self, batch: Sequence[Sample], index: int, generator: torch.Generator) -> dict[str, float]:
         """See `TrainingTask.step`; the metric `psnr_db` is that of the noisy latents' pictures."""
         is_still = index < self.config.still_share * self.config.optimiser.num_steps
+        self._is_still = is_still
         num_frames = 1 if is_still else self.config.num_frames
         windows = [self._window(sample["frames"], num_frames, generator) for sample in batch]
         target_B3FYX = torch.stack(windows).to(self.device)
@@ -144,6 +151,19 @@ class VideoAutoencoderTask(TrainingTask):
         for dim in (-1, -2):
             loss = loss + self.config.edge_weight * difference.diff(dim=dim).abs().mean()
         return loss
+
+    def _of_stills(self, gradient: Tensor, doubles_frames: bool) -> Tensor:
+        """Leave out what a still cannot tell about a decoder's convolution over time.
+
+        The decoder repeats frames at its ends, so that over a still all taps in time get the same gradient and would
+        end as a mean over frames. Only the one in the middle is trained then, and nothing of what doubles frames.
+        """
+        if not self._is_still:
+            return gradient
+        masked = torch.zeros_like(gradient)
+        if not doubles_frames:
+            masked[:, :, 1] = gradient[:, :, 1]
+        return masked
 
     def _window(self, frames_FYX3: Tensor, num_frames: int, generator: torch.Generator) -> Tensor:
         """A part of a clip, (3, F, crop, crop) in [-1, 1]."""
@@ -209,14 +229,32 @@ def _fresh_encoder(config: WanVaeConfig) -> AutoencoderKLWan:
 def _initialise(wan: nn.Module, turbo: nn.Module) -> None:
     """First weights: convolutions keep the spread of what they are given, with quiet residual branches in the encoder.
 
-    torch's usual ones shrink it by 0.6 each and drown it in random biases, which costs the first third of training.
+    torch's usual ones shrink it by 0.6 each and drown it in random biases, which costs the first third of training. In
+    time, every convolution begins as one over single frames: what is learnt from stills then holds for clips too.
     """
-    for name, module in [*wan.named_modules(), *turbo.named_modules()]:
+    for name, module in wan.named_modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            # It pads in front, so the newest frame is the last tap.
+            _as_over_single_frames(module, tap=-1, is_identity=name.endswith("time_conv"))
             if name.startswith("encoder") and name.endswith("conv2"):
                 module.weight.data.mul_(0.3)
         elif isinstance(gamma := getattr(module, "gamma", None), Tensor):
             gamma.data.fill_(1.0)
+    for name, module in turbo.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            _as_over_single_frames(module, tap=1, is_identity=name.endswith("time_conv.conv"))
+
+
+@torch.no_grad()
+def _as_over_single_frames(module: nn.Conv2d | nn.Conv3d, tap: int, is_identity: bool) -> None:
+    if module.bias is not None:
+        module.bias.zero_()
+    weight = module.weight
+    if weight.ndim == 5 and weight.shape[2] > 1:
+        weight.zero_()
+        weight = weight[:, :, tap]
+    if is_identity:
+        channels = weight.shape[1]
+        weight.copy_(torch.eye(channels).repeat(weight.shape[0] // channels, 1).view(weight.shape))
+    else:
+        nn.init.kaiming_normal_(weight, nonlinearity="linear")

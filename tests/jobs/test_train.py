@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,9 @@ from safetensors.torch import load_file
 
 from actors.small_world.clips import MAX_SECONDS, MIN_SECONDS, SIZES
 from actors.training.recipe import load_recipe
-from jobs.ablate import main as ablate
-from jobs.make_mini_checkpoint import main as make_mini_checkpoint
 from jobs.train import main as train
 from pipeline.ablation import VARIANTS
-from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
+from pipeline.small_checkpoint import load_checkpoint_recipe
 from pipeline.small_world import write_manifest
 from pipeline.training import DONE_NAME
 from tests.actors.training.test_recipe import RECIPES, STAGES
@@ -73,27 +72,37 @@ def recipes(tmp_path_factory):
     return folder
 
 
+@dataclass(frozen=True)
+class Made:
+    """A small checkpoint made from nothing, and what belongs to it."""
+
+    folder: str
+
+    @property
+    def checkpoint(self) -> str:
+        return f"{self.folder}/checkpoint"
+
+
+def run_job(name, *arguments):
+    """A job as its users run it, in a process of its own, which must end well; returns what it printed."""
+    command = [sys.executable, "-m", f"jobs.{name}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def made(recipes, cluster, espeak, tmp_path_factory):
     """A small checkpoint made from nothing; twelve steps each make no faces."""
-    import ray
-
-    from jobs.generate import connect
-
     folder = str(tmp_path_factory.mktemp("mini"))
-    connect(cluster.address)
-    try:
-        lines = []
-        checkpoint = SmallCheckpoint(folder, *load_checkpoint_recipe(str(recipes)), "unused", 2, report_every_s=0.0)
-        checkpoint.make(lines.append)
-    finally:
-        ray.shutdown()
-    assert len(lines) == 6
-    return checkpoint
+    arguments = ["--output", folder, "--recipes", recipes, "--num-workers", "2", "--address", cluster.address]
+    printed = run_job("make_mini_checkpoint", *arguments)
+    assert f"checkpoint in {folder}/checkpoint" in printed
+    return Made(folder)
 
 
 def history(made, stage):
-    return json.loads(Path(made.folder_url, "runs", stage, DONE_NAME).read_text())
+    return json.loads(Path(made.folder, "runs", stage, DONE_NAME).read_text())
 
 
 @pytest.mark.timeout(600)
@@ -117,23 +126,22 @@ def test_distillation_passes_from_regression_to_matching(made):
 def test_the_checkpoint_makes_clips(made, mode, generate, tmp_path):
     resolution = "540p" if mode == "distill" else "256p"
     manifest = write_manifest(str(tmp_path / "asked"), 7, 2, resolution, "image")
-    arguments = ["--checkpoint", made.checkpoint_url, "--mode", mode, "--set", "precision=fp32"]
+    arguments = ["--checkpoint", made.checkpoint, "--mode", mode, "--set", "precision=fp32"]
     status, _, errors = generate(manifest, tmp_path / "out", *arguments)
     assert (status, errors) == (0, "")
     assert len(list((tmp_path / "out" / "clips").glob("*.mp4"))) == 2
 
 
-def test_the_same_command_finds_everything_done(made, recipes, cluster, capsys):
-    files = {path: path.stat().st_mtime_ns for path in Path(made.folder_url).rglob("*.safetensors")}
-    arguments = ["--output", made.folder_url, "--recipes", str(recipes), "--address", cluster.address]
-    assert make_mini_checkpoint([*arguments, "--num-workers", "2"]) == 0
+def test_the_same_command_finds_everything_done(made, recipes, cluster):
+    files = {path: path.stat().st_mtime_ns for path in Path(made.folder).rglob("*.safetensors")}
+    arguments = ["--output", made.folder, "--recipes", recipes, "--num-workers", "2", "--address", cluster.address]
+    assert f"checkpoint in {made.checkpoint}" in run_job("make_mini_checkpoint", *arguments)
     assert {path: path.stat().st_mtime_ns for path in files} == files
-    assert f"checkpoint in {made.checkpoint_url}" in capsys.readouterr().out
 
 
 def test_another_recipe_in_the_same_folder_is_one_line(made, recipes, cluster, capsys):
-    folder = made.folder_url
-    arguments = [str(recipes / "base.yaml"), "--data", f"{folder}/latents", "--checkpoint", made.checkpoint_url]
+    folder = made.folder
+    arguments = [str(recipes / "base.yaml"), "--data", f"{folder}/latents", "--checkpoint", made.checkpoint]
     assert train([*arguments, "--runs", f"{folder}/runs", "--set", "seed=9", "--address", cluster.address]) == 2
     assert "holds a run of another recipe: name another folder of runs, or remove it" in capsys.readouterr().err
 
@@ -153,7 +161,7 @@ def test_a_recipe_that_does_not_fit_is_one_line_before_any_worker_starts(
 ):
     (tmp_path / "empty" / "turbo_vae").mkdir(parents=True)
     (tmp_path / "empty" / "turbo_vae" / "x.json").write_text("{}")
-    latents = f"{made.folder_url}/latents"
+    latents = f"{made.folder}/latents"
     command = [str(recipes / f"{stage}.yaml"), "--data", latents, "--checkpoint", str(tmp_path / "new")]
     command += [argument.format(empty=tmp_path / "empty") for argument in arguments]
     assert train([*command, "--runs", str(tmp_path / "runs"), "--address", cluster.address]) == 2
@@ -170,11 +178,12 @@ def test_a_recipe_that_does_not_exist_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.timeout(600)
-def test_an_ablation_compares_four_variants(made, recipes, cluster, tmp_path, capsys):
-    latents = f"{made.folder_url}/latents"
-    arguments = ["--recipe", str(recipes / "base.yaml"), "--data", latents, "--held-out", latents]
-    arguments += ["--checkpoint", made.checkpoint_url, "--output", str(tmp_path), "--num-steps", "3", "--seeds", "1"]
-    assert ablate([*arguments, "--num-clips", "2", "--num-workers", "2", "--address", cluster.address]) == 0
+def test_an_ablation_compares_four_variants(made, recipes, cluster, tmp_path):
+    latents = f"{made.folder}/latents"
+    arguments = ["--recipe", recipes / "base.yaml", "--data", latents, "--held-out", latents]
+    arguments += ["--checkpoint", made.checkpoint, "--output", tmp_path, "--num-steps", "3", "--seeds", "1"]
+    printed = run_job("ablate", *arguments, "--num-clips", "2", "--num-workers", "2", "--address", cluster.address)
+    assert "without gates" in printed
     runs = {run["variant"]: run for run in json.loads((tmp_path / "ablation.json").read_text())["runs"]}
     assert list(runs) == list(VARIANTS)
     counts = {name: run["num_parameters"] for name, run in runs.items()}
@@ -183,7 +192,6 @@ def test_an_ablation_compares_four_variants(made, recipes, cluster, tmp_path, ca
     assert len({run["figures"]["video_loss"] for run in runs.values()}) == 4
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "ablation.md").read_text().count("\n") == 6
-    assert "without gates" in capsys.readouterr().out
 
 
 def test_a_dry_run_tells_the_memory_of_a_gpu_at_full_size(capsys):
@@ -213,7 +221,7 @@ def test_a_dry_run_of_what_cannot_be_is_one_line(recipe, arguments, message, cap
 @pytest.mark.timeout(600)
 def test_a_run_that_was_killed_goes_on_and_learns_the_same(made, recipes, cluster, tmp_path):
     recipe = load_recipe(str(recipes / "base.yaml"))
-    command = [sys.executable, "-m", "jobs.train", str(recipes / "base.yaml"), "--data", f"{made.folder_url}/latents"]
+    command = [sys.executable, "-m", "jobs.train", str(recipes / "base.yaml"), "--data", f"{made.folder}/latents"]
     command += ["--checkpoint", str(tmp_path / "checkpoint"), "--address", cluster.address, "--num-workers", "2"]
     command += ["--set", "training.optimiser.num_steps=40"]
     # The killed run saves often, so that it is caught between two states; how often does not change what is learnt.

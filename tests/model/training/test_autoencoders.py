@@ -46,9 +46,9 @@ def audio_task(num_steps: int = 12) -> AudioCodecTask:
     return AudioCodecTask(OOBLECK, AudioCodecConfig(optimiser, window_latents=4), 1, Replicas(), torch.device("cpu"))
 
 
-def video_task(num_steps: int = 12) -> VideoAutoencoderTask:
+def video_task(num_steps: int = 12, still_share: float = 0.0) -> VideoAutoencoderTask:
     optimiser = OptimiserConfig(2e-3, num_steps, num_warmup_steps=1, method="muon")
-    config = VideoAutoencoderConfig(optimiser, crop=32, num_frames=5, still_share=0.0)
+    config = VideoAutoencoderConfig(optimiser, crop=32, num_frames=5, still_share=still_share)
     turbo = TurboVAEConfig.from_dict(tiny_turbo_vae(torch.Generator())[0])
     wan = WanVaeConfig(base_dim=4, decoder_base_dim=4)
     return VideoAutoencoderTask(wan, turbo, config, 1, Replicas(), torch.device("cpu"))
@@ -130,6 +130,20 @@ def test_the_pipelines_video_autoencoder_is_the_trained_one(tmp_path):
     expected_3FYX = torch.cat(list(task.networks["turbo"].decode_chunks(expected_1CTHW)), dim=1)
     assert torch.allclose(decoded_3FYX, expected_3FYX, atol=5e-3)
     assert decoded_3FYX.std() > 0.1
+
+
+def test_what_the_decoder_learns_from_stills_holds_for_every_frame_of_a_clip():
+    task = video_task(still_share=1.0)
+    before = [parameter.clone() for parameter in task.networks["turbo"].parameters()]
+    run(task, squares(2), range(3))
+    moved = [not old.equal(new) for old, new in zip(before, task.networks["turbo"].parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+    latent_1CTHW = torch.randn(1, 48, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        still_3FYX = task.networks["turbo"].decoder(latent_1CTHW, True)[0]
+        clip_3FYX = task.networks["turbo"].decoder(latent_1CTHW.expand(-1, -1, 3, -1, -1), True)[0]
+    assert clip_3FYX.shape[1] == 9
+    assert torch.allclose(clip_3FYX, still_3FYX.expand_as(clip_3FYX), atol=1e-5)
 
 
 def test_latents_have_unit_spread_and_statistics_are_learnt():
