@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from model.latent_statistics import WAN22_LATENT_MEAN, WAN22_LATENT_STD
 
 PATCH_SIZE = 2
 PATCH_CHANNELS = 3 * PATCH_SIZE**2
+
+_FIRST_HALVING = re.compile(r"encoder\.downsamples\.0\.downsamples\.([1-9])\.resample\.1\.weight")
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,10 @@ class WanVaeConfig:
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> WanVaeConfig:
-        """Read the widths off a checkpoint's tensors (either naming); everything else is the release's.
+        """Read widths and depth off a checkpoint's tensors (either naming); everything else is the release's.
 
-        The decoder's may be absent: its width is then taken for the encoder's.
+        The decoder's may be absent: its width is then taken for the encoder's. The depth is where the encoder's first
+        halving stands in the original's naming; without that it is the release's.
 
         Raises:
             ValueError: the tensor that tells the encoder's width is missing.
@@ -141,4 +145,9 @@ class WanVaeConfig:
         if not encoder_in:
             raise ValueError("Wan 2.2 VAE checkpoint has neither encoder.conv1.weight nor encoder.conv_in.weight")
         decoder_out = shapes.get("decoder.head.2.weight") or shapes.get("decoder.conv_out.weight") or ()
-        return cls(base_dim=encoder_in[0], decoder_base_dim=decoder_out[1] if len(decoder_out) > 1 else encoder_in[0])
+        halvings = map(_FIRST_HALVING.fullmatch, shapes)
+        return cls(
+            base_dim=encoder_in[0],
+            decoder_base_dim=decoder_out[1] if len(decoder_out) > 1 else encoder_in[0],
+            num_res_blocks=next((int(found[1]) for found in halvings if found), cls.num_res_blocks),
+        )
