@@ -155,8 +155,9 @@ def test_a_dead_letter_keeps_references_resolved(tmp_path):
     assert bad.dead_letter(bad.failure)["image"] == str(tmp_path / "face.png")
 
 
-def test_the_demo_manifest_has_every_language_once():
-    rows = read_manifest("examples/demo.jsonl")
+@pytest.mark.parametrize("name", ["demo", "release"])
+def test_the_example_manifests_have_every_language_once(name):
+    rows = read_manifest(f"examples/{name}.jsonl")
     assert sorted(row.request.language for row in rows) == sorted(LANGUAGES)
     assert sum(row.request.image is not None for row in rows) == 1
 
