@@ -32,8 +32,9 @@ demo: $(TINY)/.made
 	@$(if $(FRESH),rm -rf $(DEMO_OUT))
 	@$(BIN)/python -m jobs.generate --manifest examples/demo.jsonl --output $(DEMO_OUT) --checkpoint $(TINY)
 
+# With the fault handler, so that a crash of a library says where, even after pytest's own has gone.
 test: setup-dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -X faulthandler -m pytest
 
 lint: setup-dev
 	$(BIN)/ruff format --check .
