@@ -19,6 +19,25 @@ def positive(text: str) -> int:
     return value
 
 
+def add_report_every(parser: argparse.ArgumentParser) -> None:
+    """Add `--report-every`, which becomes `report_every_s`."""
+    parser.add_argument(
+        "--report-every",
+        type=_duration,
+        default=20.0,
+        metavar="S",
+        dest="report_every_s",
+        help="seconds between two lines of progress and of figures; 0 writes every step (default: 20)",
+    )
+
+
+def _duration(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return value
+
+
 def absolute(url: str) -> str:
     """A URL as it is, a path as workers understand it, which have another working directory."""
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))

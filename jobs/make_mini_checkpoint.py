@@ -14,7 +14,7 @@ import ray
 from rich.console import Console
 
 from actors.small_world.speech import SpeechError
-from jobs.arguments import absolute, positive
+from jobs.arguments import absolute, add_report_every, positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
 from pipeline.settings import Settings
 from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="processes at a time")
     parser.add_argument("--gpu", action="store_true", help="a GPU for every process of training")
+    add_report_every(parser)
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
     options = parser.parse_args(arguments)
     console = Console()
@@ -43,7 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recipe, stage_recipes = load_checkpoint_recipe(absolute(options.recipes))
         made = SmallCheckpoint(
-            absolute(options.output), recipe, stage_recipes, Settings().cache_dir, options.num_workers, options.gpu
+            absolute(options.output),
+            recipe,
+            stage_recipes,
+            Settings().cache_dir,
+            options.num_workers,
+            options.gpu,
+            options.report_every_s,
         )
         connect(options.address)
         made.make(tell)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.training.recipe import Recipe, RecipeError, load_recipe
-from jobs.arguments import absolute, positive
+from jobs.arguments import absolute, add_report_every, positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
 from model.components import read_contents
 from model.layout import find_layout
@@ -43,6 +43,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one value"
     )
+    add_report_every(parser)
     dry = parser.add_argument_group("dry run", "needs no data and no GPU, and of the checkpoint names and shapes alone")
     dry.add_argument("--dry-run", action="store_true", help="say what memory each GPU needs, and train nothing")
     dry.add_argument("--size", default="448x256", metavar="WxH", help="pixels of a clip (default: 448x256)")
@@ -93,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.num_workers,
             options.gpu,
             options.threads,
+            report_every_s=options.report_every_s,
         )
         connect(options.address)
         history = train(spec)

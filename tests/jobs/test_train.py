@@ -96,7 +96,7 @@ def made(recipes, cluster, espeak, tmp_path_factory):
     """A small checkpoint made from nothing; twelve steps each make no faces."""
     folder = str(tmp_path_factory.mktemp("mini"))
     arguments = ["--output", folder, "--recipes", recipes, "--num-workers", "2", "--address", cluster.address]
-    printed = run_job("make_mini_checkpoint", *arguments)
+    printed = run_job("make_mini_checkpoint", *arguments, "--report-every", "0")
     assert f"checkpoint in {folder}/checkpoint" in printed
     return Made(folder)
 
