@@ -46,7 +46,6 @@ class TrainingRun:
     Args:
         recipe: what is trained.
         place: where; with several workers torch's process group must be there.
-
     """
 
     def __init__(self, recipe: Recipe, place: RunPlace):

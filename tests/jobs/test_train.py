@@ -98,6 +98,8 @@ def made(recipes, cluster, espeak, tmp_path_factory):
     arguments = ["--output", folder, "--recipes", recipes, "--num-workers", "2", "--address", cluster.address]
     printed = run_job("make_mini_checkpoint", *arguments, "--report-every", "0")
     assert f"checkpoint in {folder}/checkpoint" in printed
+    parts = ("clips of the small world", "latents", "training: ")
+    assert sum(line.startswith(parts) for line in printed.splitlines()) == 6
     return Made(folder)
 
 
