@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from actors.storage import list_names, open_binary, write_atomically
 
 _SCHEMA = pa.schema([("id", pa.string()), ("prompt", pa.string()), ("tensors", pa.large_binary())])
 _LARGE_SCALE = SIZES["540p"]["1:1"][0] // SIZES["256p"]["1:1"][0]
+_VIDEOS_AT_A_TIME = 8  # the convolutions of one small clip at a time take more than twice as long on a CPU
 NEGATIVE_PROMPT_FILE = "negative_prompt.safetensors"
 
 
@@ -129,8 +131,17 @@ class LatentShards:
     def write(self, number: int) -> int:
         """Encode and write one shard; returns how many clips it holds."""
         name = shard_name(number)
-        rows = [self._latent_row(row) for row in read_shard(f"{self.clips_url}/{name}")]
-        write_shard(f"{self.folder_url}/{name}", rows)
+        rows = list(read_shard(f"{self.clips_url}/{name}"))
+        clips = [unpack(row["tensors"]) for row in rows]
+        videos = self._encode_videos([clip["frames"] for clip in clips])
+        latents = [
+            video | {"audio": self._encode_audio(clip["waveform"]), "text": self._encode_text(row["prompt"])}
+            for row, clip, video in zip(rows, clips, videos, strict=True)
+        ]
+        blobs = [pack({key: tensor.half() for key, tensor in tensors.items()}) for tensors in latents]
+        write_shard(
+            f"{self.folder_url}/{name}", [row | {"tensors": blob} for row, blob in zip(rows, blobs, strict=True)]
+        )
         return len(rows)
 
     def write_negative_prompt(self, prompt: str) -> None:
@@ -140,18 +151,34 @@ class LatentShards:
     def _encode_text(self, prompt: str) -> Tensor:
         return self.text.encode([prompt])[0].features_1LC[0].half()
 
-    def _latent_row(self, row: dict[str, Any]) -> dict[str, Any]:
-        tensors = unpack(row["tensors"])
-        pixels_F3YX = tensors["frames"].to(self.device).permute(0, 3, 1, 2).float()
-        waveform_2S = tensors["waveform"].to(self.device).float().div(32768).expand(2, -1)
-        latents = {
-            "video": self._encode_video(F.avg_pool2d(pixels_F3YX, _LARGE_SCALE)),
-            "video_large": self._encode_video(pixels_F3YX),
-            "audio": self.audio.encode_mean_and_scale(waveform_2S).chunk(2, dim=1)[0][0].T,
-            "text": self._encode_text(row["prompt"]),
-        }
-        blob = pack({key: tensor.half() for key, tensor in latents.items()})
-        return {"id": row["id"], "prompt": row["prompt"], "tensors": blob}
+    def _encode_audio(self, waveform_S: Tensor) -> Tensor:
+        waveform_2S = waveform_S.to(self.device).float().div(32768).expand(2, -1)
+        return self.audio.encode_mean_and_scale(waveform_2S).chunk(2, dim=1)[0][0].T
 
-    def _encode_video(self, pixels_F3YX: Tensor) -> Tensor:
-        return self.video.encode_pixels((pixels_F3YX.transpose(0, 1) / 127.5 - 1).unsqueeze(0))[0]
+    def _encode_videos(self, frames_FYX3: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """Latents of clips at both sizes, those of one size a few at a time."""
+        latents: dict[int, dict[str, Tensor]] = {}
+        for indices in batches_of_one_size([tuple(frames.shape[:3]) for frames in frames_FYX3], _VIDEOS_AT_A_TIME):
+            # A latent frame depends on no later one, so that shorter clips may be longer while they are encoded.
+            longest = max(len(frames_FYX3[index]) for index in indices)
+            padded = [_hold_last_frame(frames_FYX3[index].to(self.device), longest) for index in indices]
+            pixels_B3FYX = torch.stack(padded).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+            small_B3FYX = F.avg_pool3d(pixels_B3FYX, (1, _LARGE_SCALE, _LARGE_SCALE))
+            videos_BCTHW = self.video.encode_pixels(small_B3FYX)
+            large_BCTHW = self.video.encode_pixels(pixels_B3FYX)
+            for index, video_CTHW, large_CTHW in zip(indices, videos_BCTHW, large_BCTHW, strict=True):
+                num_latents = (len(frames_FYX3[index]) - 1) // 4 + 1
+                latents[index] = {"video": video_CTHW[:, :num_latents], "video_large": large_CTHW[:, :num_latents]}
+        return [latents[index] for index in range(len(frames_FYX3))]
+
+
+def batches_of_one_size(shapes_FYX: Sequence[tuple[int, ...]], most: int) -> Iterator[list[int]]:
+    """Indices of clips, put together where pixel rows and columns agree and lengths are close, at most `most` each."""
+    order = sorted(range(len(shapes_FYX)), key=lambda index: (shapes_FYX[index][1:], shapes_FYX[index][0]))
+    for _, group in groupby(order, key=lambda index: shapes_FYX[index][1:]):
+        indices = list(group)
+        yield from (indices[first : first + most] for first in range(0, len(indices), most))
+
+
+def _hold_last_frame(frames_FYX3: Tensor, num_frames: int) -> Tensor:
+    return torch.cat([frames_FYX3, frames_FYX3[-1:].expand(num_frames - len(frames_FYX3), -1, -1, -1)])
