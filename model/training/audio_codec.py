@@ -81,7 +81,7 @@ class AudioCodecTask(TrainingTask):
         replicas.start_alike(self.vae)
         self.scale = LatentScale(network.decoder.latent_channels).to(device)
         self.distance = SpectralDistance(MODEL_SAMPLE_RATE_HZ).to(device)
-        self.optimiser = Optimiser(self.vae.parameters(), config.optimiser, replicas)
+        self.optimiser = Optimiser([self.vae], config.optimiser, replicas)
         self.average = MovingAverage(self.vae, config.average_decay)
         if config.is_compiled:
             self.vae.encoder.compile(dynamic=False)

@@ -14,7 +14,6 @@ Legend: 1 one clip; S clips.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -65,9 +64,8 @@ class DistillationTask(TrainingTask):
             replicas.start_alike(network)
         self.negative_text_1LC = negative_text_LC.unsqueeze(0).to(self.device, torch.float32)
         self._sigmas = flow_sigmas(config.sampling.num_steps, config.sampling.shift)[0].to(self.device)
-        critic_parameters = chain.from_iterable(network.parameters() for network in networks.critics())
-        self._student_optimiser = Optimiser(networks.student.parameters(), config.student, replicas)
-        self._critic_optimiser = Optimiser(critic_parameters, config.fake, replicas)
+        self._student_optimiser = Optimiser([networks.student], config.student, replicas)
+        self._critic_optimiser = Optimiser(list(networks.critics()), config.fake, replicas)
         self._average = MovingAverage(networks.student, config.average_decay)
 
     def step(self, batch: Sequence[Sample], index: int, generator: torch.Generator) -> dict[str, float]:

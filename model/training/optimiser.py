@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from model.training.muon import Muon, is_matrix
+from model.training.muon import Muon, muon_groups
 from model.training.replicas import Replicas, whole
 
 
@@ -60,10 +60,10 @@ class OptimiserConfig:
 
 
 class Optimiser:
-    """AdamW over some parameters, or Muon over the matrices among them and AdamW over the rest.
+    """AdamW over the parameters of some networks, or Muon over the matrices among them and AdamW over the rest.
 
     Args:
-        parameters: what is trained; those that need no gradient are left out.
+        networks: what is trained; parameters that need no gradient are left out.
         config: rates.
         replicas: the workers whose gradients are averaged.
 
@@ -71,10 +71,11 @@ class Optimiser:
         ValueError: sharded parameters are to be trained with Muon, which needs whole matrices.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], config: OptimiserConfig, replicas: Replicas):
+    def __init__(self, networks: Sequence[nn.Module], config: OptimiserConfig, replicas: Replicas):
         self.config, self.replicas = config, replicas
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        matrices = [p for p in self.parameters if config.method == "muon" and is_matrix(p)]
+        self.parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
+        groups = muon_groups(networks) if config.method == "muon" else []
+        matrices = [parameter for group in groups for parameter in group["params"]]
         chosen = set(map(id, matrices))
         others = [p for p in self.parameters if id(p) not in chosen]
         if any(isinstance(parameter, DTensor) for parameter in matrices):
@@ -85,7 +86,7 @@ class Optimiser:
                 others, config.learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
             )
         if matrices:
-            self._optimisers["muon"] = Muon(matrices, config.learning_rate, config.weight_decay)
+            self._optimisers["muon"] = Muon(groups, config.learning_rate, config.weight_decay, replicas=replicas)
 
     def step(self, loss: Tensor, index: int) -> float:
         """Follow the gradients of a loss; returns their norm before it is clipped.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -38,11 +39,45 @@ class Replicas:
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace gradients by their mean over the workers; one that is absent counts as zero."""
-        if self.num_workers > 1:
-            for parameter in parameters:
-                if isinstance(parameter, DTensor):
-                    continue
-                if parameter.grad is None:
-                    parameter.grad = parameter.new_zeros(parameter.shape)
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= self.num_workers
+        if self.num_workers == 1:
+            return
+        own = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+        for parameter in own:
+            if parameter.grad is None:
+                parameter.grad = parameter.new_zeros(parameter.shape)
+        gradients = [parameter.grad for parameter in own if parameter.grad is not None]
+        if gradients:
+            flat = _flat(gradients)
+            dist.all_reduce(flat)
+            for gradient, mean in zip(gradients, _like(flat / self.num_workers, gradients), strict=True):
+                gradient.copy_(mean)
+
+    def divide(self, function: Callable[[Tensor], Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Apply a function to tensors, to each on one worker only, and give every worker all results.
+
+        Args:
+            function: its result has the shape and dtype of what it takes.
+            inputs: the same on every worker, of one dtype.
+        """
+        if self.num_workers == 1:
+            return [function(tensor) for tensor in inputs]
+        shares = [inputs[worker :: self.num_workers] for worker in range(self.num_workers)]
+        mine = [function(tensor) for tensor in shares[dist.get_rank()]]
+        results: list[Tensor | None] = [None] * len(inputs)
+        for worker, share in enumerate(shares):
+            if share:
+                flat = _flat(mine if worker == dist.get_rank() else share)
+                dist.broadcast(flat, src=worker)
+                results[worker :: self.num_workers] = _like(flat, share)
+        return [result for result in results if result is not None]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors as one vector: workers wait for each other once, not once for every tensor."""
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _like(flat: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Undo `_flat`."""
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

@@ -63,7 +63,7 @@ class VelocityTask(TrainingTask):
         replicas.start_alike(transformer)
         self.transformer, self.audio_weight = transformer, audio_weight
         self.negative_text_1LC = negative_text_LC.unsqueeze(0).to(transformer.device, torch.float32)
-        self._optimiser = Optimiser(transformer.parameters(), optimiser, replicas)
+        self._optimiser = Optimiser([transformer], optimiser, replicas)
         self._average = MovingAverage(transformer, average_decay)
 
     @abstractmethod

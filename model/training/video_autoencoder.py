@@ -113,7 +113,7 @@ class VideoAutoencoderTask(TrainingTask):
         self._turbo.load_state_dict(self._turbo.state_dict())
         replicas.start_alike(self.networks)
         self.scale = LatentScale(VIDEO_LATENT_CHANNELS).to(device)
-        self.optimiser = Optimiser(self.networks.parameters(), config.optimiser, replicas)
+        self.optimiser = Optimiser([self.networks], config.optimiser, replicas)
         self.average = MovingAverage(self.networks, config.average_decay)
         if config.is_compiled:
             self._turbo.decoder.compile(dynamic=False)
