@@ -25,6 +25,7 @@ from actors.checkpoint_source import CheckpointSource
 from actors.row import pack, unpack
 from actors.small_world.clips import SIZES, SmallWorldClip
 from actors.storage import list_names, open_binary, write_atomically
+from model.geometry import LATENT_STRIDE_TIME
 
 _SCHEMA = pa.schema([("id", pa.string()), ("prompt", pa.string()), ("tensors", pa.large_binary())])
 _LARGE_SCALE = SIZES["540p"]["1:1"][0] // SIZES["256p"]["1:1"][0]
@@ -158,7 +159,7 @@ class LatentShards:
     def _encode_videos(self, frames_FYX3: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """Latents of clips at both sizes, those of one size a few at a time."""
         latents: dict[int, dict[str, Tensor]] = {}
-        for indices in batches_of_one_size([tuple(frames.shape[:3]) for frames in frames_FYX3], _VIDEOS_AT_A_TIME):
+        for indices in _batches_of_one_size([tuple(frames.shape[:3]) for frames in frames_FYX3], _VIDEOS_AT_A_TIME):
             # A latent frame depends on no later one, so that shorter clips may be longer while they are encoded.
             longest = max(len(frames_FYX3[index]) for index in indices)
             padded = [_hold_last_frame(frames_FYX3[index].to(self.device), longest) for index in indices]
@@ -167,12 +168,12 @@ class LatentShards:
             videos_BCTHW = self.video.encode_pixels(small_B3FYX)
             large_BCTHW = self.video.encode_pixels(pixels_B3FYX)
             for index, video_CTHW, large_CTHW in zip(indices, videos_BCTHW, large_BCTHW, strict=True):
-                num_latents = (len(frames_FYX3[index]) - 1) // 4 + 1
+                num_latents = (len(frames_FYX3[index]) - 1) // LATENT_STRIDE_TIME + 1
                 latents[index] = {"video": video_CTHW[:, :num_latents], "video_large": large_CTHW[:, :num_latents]}
         return [latents[index] for index in range(len(frames_FYX3))]
 
 
-def batches_of_one_size(shapes_FYX: Sequence[tuple[int, ...]], most: int) -> Iterator[list[int]]:
+def _batches_of_one_size(shapes_FYX: Sequence[tuple[int, ...]], most: int) -> Iterator[list[int]]:
     """Indices of clips, put together where pixel rows and columns agree and lengths are close, at most `most` each."""
     order = sorted(range(len(shapes_FYX)), key=lambda index: (shapes_FYX[index][1:], shapes_FYX[index][0]))
     for _, group in groupby(order, key=lambda index: shapes_FYX[index][1:]):

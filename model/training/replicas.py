@@ -38,7 +38,7 @@ class Replicas:
                     dist.broadcast(tensor, src=0)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their mean over the workers; one that is absent counts as zero."""
+        """Replace gradients, all of one dtype, by their mean over the workers; one that is absent counts as zero."""
         if self.num_workers == 1:
             return
         own = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
@@ -49,7 +49,8 @@ class Replicas:
         if gradients:
             flat = _flat(gradients)
             dist.all_reduce(flat)
-            for gradient, mean in zip(gradients, _like(flat / self.num_workers, gradients), strict=True):
+            flat /= self.num_workers
+            for gradient, mean in zip(gradients, _like(flat, gradients), strict=True):
                 gradient.copy_(mean)
 
     def divide(self, function: Callable[[Tensor], Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
