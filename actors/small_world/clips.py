@@ -29,7 +29,9 @@ METADATA_KEY = "small_world"
 """Under it a request's metadata says what was asked for, for evaluation."""
 
 _REFERENCE_SHARE = 0.2
-_MOST_SILENT_FRAMES = 2
+_FIRST_ONSET_FRAME, _LAST_ONSET_FRAME = 2, 10
+_FRAMES_BEHIND = 2
+"""Of silence at least."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,17 @@ class SmallWorldClip:
         """
         rng = np.random.default_rng([seed, index])
         word, look = WORDS[index % len(WORDS)], Look.sample(rng)
-        onset_frame = int(rng.integers(2, 5))
         speed_wpm, pitch = int(rng.choice(SPEEDS_WPM)), int(rng.choice(PITCHES))
         spoken_frames = len(speak(word, look.person, speed_wpm, pitch)) / MODEL_SAMPLE_RATE_HZ * FRAMES_PER_SECOND
-        least_fifths = math.ceil((onset_frame + spoken_frames + _MOST_SILENT_FRAMES) / FRAMES_PER_SECOND * 5)
+        taken_frames = math.ceil(spoken_frames) + _FRAMES_BEHIND
+        least_fifths = math.ceil((_FIRST_ONSET_FRAME + taken_frames) / FRAMES_PER_SECOND * 5)
         fifths = max(least_fifths, round(MIN_SECONDS * 5)) + int(rng.geometric(0.5)) - 1
+        seconds = min(fifths / 5, MAX_SECONDS)
+        latest_frame = ClipLength.from_seconds(seconds).num_audio_latents - taken_frames
+        # Anywhere, so that a mouth cannot fit every sound alike.
+        onset_frame = int(
+            rng.integers(_FIRST_ONSET_FRAME, min(max(latest_frame, _FIRST_ONSET_FRAME), _LAST_ONSET_FRAME) + 1)
+        )
         is_left_to_reference = rng.random() < _REFERENCE_SHARE
         return cls(
             id=f"clip-{seed}-{index:06d}",
@@ -84,7 +92,7 @@ class SmallWorldClip:
             description=describe_reference(rng) if is_left_to_reference else describe(look, rng),
             line=word.line + str(rng.choice(["", "", ".", "!"])),
             aspect=str(rng.choice(["16:9", "9:16", "1:1"])),
-            seconds=min(fifths / 5, MAX_SECONDS),
+            seconds=seconds,
             onset_frame=onset_frame,
             speed_wpm=speed_wpm,
             pitch=pitch,

@@ -68,6 +68,12 @@ def test_words_begin_and_end_inside_their_clips():
         assert waveform.any()
 
 
+def test_words_begin_at_any_moment():
+    onsets = Counter(SmallWorldClip.sample(2, index).onset_frame for index in range(300))
+    assert sorted(onsets) == list(range(2, 11))
+    assert max(onsets.values()) < 100
+
+
 def test_requests_are_those_of_any_manifest():
     clip = SmallWorldClip.sample(1, 3).with_look()
     request = ClipRequest.model_validate_json(clip.request("540p", seed=4).model_dump_json())
