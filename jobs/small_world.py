@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from actors.checkpoint_source import CheckpointSource
-from actors.small_world.shards import ClipShards
+from actors.small_world.shards import ClipShards, PromptShards
 from actors.small_world.speech import SpeechError
 from jobs.arguments import absolute, positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings
-from pipeline.small_world import make_clips, make_latents, write_manifest, write_small_text_encoder
+from pipeline.small_world import make_clips, make_latents, make_prompts, write_manifest, write_small_text_encoder
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,6 +34,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     clips = commands.add_parser("clips", help="render clips into shards")
     clips.add_argument("--num-clips", type=positive, default=6000, metavar="N", help="in all (default: 6000)")
     clips.add_argument("--per-shard", type=positive, default=250, metavar="N", help="clips per file (default: 250)")
+    prompts = commands.add_parser("prompts", help="write prompts for the training of a text encoder")
+    prompts.add_argument("--num-prompts", type=positive, default=40_000, metavar="N", help="in all (default: 40000)")
+    prompts.add_argument("--per-shard", type=positive, default=10_000, metavar="N", help="per file (default: 10000)")
+    prompts.add_argument("--checkpoint", required=True, metavar="URL", help="has the text encoder")
     latents = commands.add_parser("latents", help="encode shards of clips with a checkpoint's encoders")
     latents.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards")
     latents.add_argument("--checkpoint", required=True, metavar="URL", help="has both autoencoders and a text encoder")
@@ -47,11 +51,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     manifest.add_argument(
         "--conditions", choices=("text", "image"), default="text", help="what tells the look (default: text)"
     )
-    for command in (clips, latents, text_encoder, manifest):
+    for command in (clips, prompts, latents, text_encoder, manifest):
         command.add_argument("--output", required=True, metavar="URL", help="folder of the results")
-    for command, default in ((clips, 1), (text_encoder, 0), (manifest, 1_000_000)):
+    for command, default in ((clips, 1), (prompts, 3), (text_encoder, 0), (manifest, 1_000_000)):
         command.add_argument("--seed", type=int, default=default, help=f"default: {default}")
-    for command in (clips, latents):
+    for command in (clips, prompts, latents):
         command.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
         command.add_argument(
             "--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="tasks at a time"
@@ -77,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_DONE
         output = absolute(options.output)
         connect(options.address)
-        _show(console, _make(options, output))
+        _show(console, "prompts" if options.command == "prompts" else "clips", _make(options, output))
     except KeyboardInterrupt:
         console.print("interrupted: what is done is kept, the same command continues", highlight=False)
         return EXIT_INTERRUPTED
@@ -93,21 +97,22 @@ def _make(options: argparse.Namespace, output: str) -> Iterator[int]:
     if options.command == "clips":
         shards = ClipShards(output, options.seed, options.num_clips, options.per_shard)
         return make_clips(shards, options.num_workers)
-    clips_url = absolute(options.clips)
-    checkpoint_url = absolute(options.checkpoint)
-    source = CheckpointSource(checkpoint_url, Settings().cache_dir)
-    return make_latents(clips_url, output, source, DEFAULT_NEGATIVE_PROMPT, options.num_workers)
+    source = CheckpointSource(absolute(options.checkpoint), Settings().cache_dir)
+    if options.command == "prompts":
+        sizes = (options.seed, options.num_prompts, options.per_shard)
+        return make_prompts(PromptShards(output, *sizes, source), options.num_workers)
+    return make_latents(absolute(options.clips), output, source, DEFAULT_NEGATIVE_PROMPT, options.num_workers)
 
 
-def _show(console: Console, finished: Iterator[int]) -> None:
-    columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    num_clips = 0
+def _show(console: Console, things: str, finished: Iterator[int]) -> None:
+    columns = (TextColumn(things), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    num_made = 0
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("clips", total=None)
+        task = progress.add_task(things, total=None)
         for num_more in finished:
-            num_clips += num_more
-            progress.update(task, completed=num_clips)
-    console.print(f"{num_clips} clips made", highlight=False)
+            num_made += num_more
+            progress.update(task, completed=num_made)
+    console.print(f"{num_made} {things} made", highlight=False)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from actors.checkpoint_source import CheckpointSource
-from actors.small_world.shards import ClipShards
+from actors.small_world.shards import ClipShards, PromptShards
 from actors.storage import join, list_names, read_bytes, write_folder
-from actors.training.recipe import Recipe, RecipeError, Stage, load_recipe
+from actors.training.recipe import Data, Recipe, RecipeError, Stage, load_recipe
 from model.capabilities import Capabilities
 from model.checkpoint_writer import TEXT_ENCODER_FOLDER, write_capabilities
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT
-from pipeline.small_world import make_clips, make_latents, write_small_text_encoder
+from pipeline.small_world import make_clips, make_latents, make_prompts, write_small_text_encoder
 from pipeline.training import TrainingSpec, train
 
 RECIPE_NAME = "checkpoint.yaml"
@@ -39,7 +39,15 @@ class ClipsRecipe(_Part):
     seed: int
 
 
-class TextEncoderRecipe(_Part):
+class PromptsRecipe(_Part):
+    """What is written; see `actors.small_world.shards.PromptShards`."""
+
+    num_prompts: Positive
+    prompts_per_shard: Positive
+    seed: int
+
+
+class DrawnTextEncoder(_Part):
     """What is drawn; see `pipeline.small_world.write_small_text_encoder`."""
 
     vocabulary_size: Positive
@@ -52,13 +60,15 @@ class CheckpointRecipe(_Part):
 
     Attributes:
         clips: training data.
-        text_encoder: what prompts are encoded with.
+        prompts: more of them, for the text encoder.
+        text_encoder: what prompts are encoded with, before it is trained.
         stages: in their order; those of one entry do not need each other and run side by side.
         config: the checkpoint's `config.json`.
     """
 
     clips: ClipsRecipe
-    text_encoder: TextEncoderRecipe
+    prompts: PromptsRecipe
+    text_encoder: DrawnTextEncoder
     stages: tuple[tuple[Stage, ...], ...]
     config: dict[str, Any]
 
@@ -68,7 +78,7 @@ class SmallCheckpoint:
     """A checkpoint that is being made, in a folder with everything that belongs to it.
 
     Attributes:
-        folder_url: gets `clips`, `latents`, `runs` and `checkpoint`.
+        folder_url: gets `clips`, `prompts`, `latents`, `runs` and `checkpoint`.
         recipe: of the whole.
         stage_recipes: stage to its recipe.
         cache_dir: for copies of the checkpoint where the folder is remote.
@@ -101,28 +111,34 @@ class SmallCheckpoint:
             SpeechError: espeak-ng cannot be run.
             StorageError: the store refuses or is out of reach.
         """
-        clips_url, latents_url = join(self.folder_url, "clips"), join(self.folder_url, "latents")
-        clips = self.recipe.clips
+        kinds: tuple[Data, ...] = ("prompts", "clips", "latents")
+        urls = {kind: join(self.folder_url, kind) for kind in kinds}
+        clips, prompts = self.recipe.clips, self.recipe.prompts
         tell("clips of the small world")
-        _exhaust(make_clips(ClipShards(clips_url, clips.seed, clips.num_clips, clips.clips_per_shard), self.num_cpus))
+        _exhaust(
+            make_clips(ClipShards(urls["clips"], clips.seed, clips.num_clips, clips.clips_per_shard), self.num_cpus)
+        )
         self._write_config()
         if TEXT_ENCODER_FOLDER not in list_names(self.checkpoint_url):
-            sizes = self.recipe.text_encoder.model_dump()
-            write_small_text_encoder(clips_url, self.checkpoint_url, DEFAULT_NEGATIVE_PROMPT, **sizes)
+            drawn = self.recipe.text_encoder.model_dump()
+            write_small_text_encoder(urls["clips"], self.checkpoint_url, DEFAULT_NEGATIVE_PROMPT, **drawn)
         source = CheckpointSource(self.checkpoint_url, self.cache_dir)
+        tell("prompts")
+        sizes = (prompts.seed, prompts.num_prompts, prompts.prompts_per_shard)
+        _exhaust(make_prompts(PromptShards(urls["prompts"], *sizes, source), self.num_cpus))
         for stages in self.recipe.stages:
-            if any(self.stage_recipes[stage].uses_latents for stage in stages):
+            if any(self.stage_recipes[stage].data == "latents" for stage in stages):
                 tell("latents")
-                _exhaust(make_latents(clips_url, latents_url, source, DEFAULT_NEGATIVE_PROMPT, self.num_cpus))
+                _exhaust(make_latents(urls["clips"], urls["latents"], source, DEFAULT_NEGATIVE_PROMPT, self.num_cpus))
             tell(f"training: {', '.join(stages)}")
-            self._train(stages, source, clips_url, latents_url)
+            self._train(stages, source, urls)
 
     def _write_config(self) -> None:
         with TemporaryDirectory() as folder:
             write_capabilities(Path(folder), Capabilities.from_json(self.recipe.config))
             write_folder(self.checkpoint_url, Path(folder))
 
-    def _train(self, stages: Sequence[Stage], source: CheckpointSource, clips_url: str, latents_url: str) -> None:
+    def _train(self, stages: Sequence[Stage], source: CheckpointSource, urls: Mapping[Data, str]) -> None:
         """Train stages side by side; the first fault is raised when all have ended."""
         specs = []
         for stage in stages:
@@ -131,7 +147,7 @@ class SmallCheckpoint:
             specs.append(
                 TrainingSpec(
                     recipe,
-                    latents_url if recipe.uses_latents else clips_url,
+                    urls[recipe.data],
                     source,
                     join(self.folder_url, "runs"),
                     num_workers,

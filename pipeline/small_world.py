@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from actors.checkpoint_source import CheckpointSource
 from actors.small_world.clips import SmallWorldClip
-from actors.small_world.shards import ClipShards, LatentShards, missing_shards, read_prompts
+from actors.small_world.shards import ClipShards, LatentShards, PromptShards, missing_shards, read_prompts
 from actors.storage import join, list_names, write_atomically, write_folder
 from model.checkpoint_writer import TEXT_ENCODER_FOLDER
 from model.small_text_encoder import trained_tokenizer, write_text_encoder
@@ -34,7 +34,16 @@ def make_clips(shards: ClipShards, num_cpus: int) -> Iterator[int]:
     Yields:
         How many clips each finished shard holds.
     """
-    yield from _run(missing_shards(shards.folder_url, shards.num_shards), _Rendering, {"shards": shards}, num_cpus)
+    yield from _run(missing_shards(shards.folder_url, shards.num_shards), _Writing, {"shards": shards}, num_cpus)
+
+
+def make_prompts(shards: PromptShards, num_cpus: int) -> Iterator[int]:
+    """Write the shards of prompts that are missing; arguments as of `make_clips`.
+
+    Yields:
+        How many prompts each finished shard holds.
+    """
+    yield from _run(missing_shards(shards.folder_url, shards.num_shards), _Writing, {"shards": shards}, num_cpus)
 
 
 def make_latents(
@@ -58,7 +67,7 @@ def make_latents(
 def write_small_text_encoder(
     clips_url: str, checkpoint_url: str, negative_prompt: str, vocabulary_size: int, width: int, seed: int
 ) -> None:
-    """Add a text encoder to a checkpoint: tokens learnt from the prompts of clips, weights drawn and left as they are.
+    """Add a text encoder to a checkpoint: tokens learnt from the prompts of clips, weights drawn, to be trained.
 
     Args:
         clips_url: folder of clip shards.
@@ -79,8 +88,8 @@ def write_small_text_encoder(
         write_folder(checkpoint_url, Path(folder))
 
 
-class _Rendering:
-    def __init__(self, shards: ClipShards):
+class _Writing:
+    def __init__(self, shards: ClipShards | PromptShards):
         self.shards = shards
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

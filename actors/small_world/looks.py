@@ -52,6 +52,9 @@ _VIEWS = (
 )
 
 
+_REFERENCES = ("The person in the picture speaks to the viewer.", "The same person, speaking.", "A person speaks.")
+
+
 @dataclass(frozen=True)
 class Look:
     """What a prompt asks for, by its words.
@@ -141,11 +144,12 @@ def describe(look: Look, rng: np.random.Generator) -> str:
 
 def describe_reference(rng: np.random.Generator) -> str:
     """A description that leaves the look to a reference image."""
-    return str(
-        rng.choice(
-            ("The person in the picture speaks to the viewer.", "The same person, speaking.", "A person speaks.")
-        )
-    )
+    return str(rng.choice(_REFERENCES))
+
+
+def tells_look(description: str) -> bool:
+    """Whether a description by this module tells the look, or leaves it to a reference image."""
+    return description not in _REFERENCES
 
 
 def nearest(part: str, colour: Sequence[float]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from actors.checkpoint_source import CheckpointSource
@@ -57,7 +58,7 @@ class TrainingRun:
                 place.device,
                 Replicas(place.num_workers),
                 place.checkpoint.fetch(needed) if needed else None,
-                unpack(read_bytes(join(place.data_url, NEGATIVE_PROMPT_FILE)))["text"] if recipe.uses_latents else None,
+                _negative_text(place) if recipe.data == "latents" else None,
                 init_device_mesh(place.device.type, (place.num_workers,)) if is_sharded else None,
             )
         )
@@ -98,3 +99,7 @@ class TrainingRun:
         with TemporaryDirectory() as folder:
             self.recipe.write(Path(folder), tensors)
             write_folder(self.place.checkpoint.url, Path(folder))
+
+
+def _negative_text(place: RunPlace) -> Tensor:
+    return unpack(read_bytes(join(place.data_url, NEGATIVE_PROMPT_FILE)))["text"]

@@ -26,6 +26,7 @@ RATES = {"num_steps": 12, "num_warmup_steps": 1, "final_share": 1.0}
 TRANSFORMER = {"num_layers": 3, "hidden_size": 64, "head_dim": 16, "expert_layers": [0, 2]}
 HALF = {"channels": 4, "multiples": [1, 1, 1, 2, 2]}
 CHANGES = {
+    "text_encoder": {"training": {"optimiser": RATES}},
     "audio_codec": {
         "network": {"encoder": HALF, "decoder": HALF},
         "training": {"optimiser": RATES, "window_latents": 4, "is_compiled": False},
@@ -67,6 +68,7 @@ def recipes(tmp_path_factory):
         (folder / f"{stage}.yaml").write_text(yaml.safe_dump(values))
     values = yaml.safe_load((RECIPES / "mini" / "checkpoint.yaml").read_text())
     values["clips"] = {"num_clips": 4, "clips_per_shard": 2, "seed": 1}
+    values["prompts"] = {"num_prompts": 8, "prompts_per_shard": 4, "seed": 3}
     values["config"]["sampling"]["base"]["num_steps"] = 2
     (folder / "checkpoint.yaml").write_text(yaml.safe_dump(values))
     return folder
@@ -98,8 +100,8 @@ def made(recipes, cluster, espeak, tmp_path_factory):
     arguments = ["--output", folder, "--recipes", recipes, "--num-workers", "2", "--address", cluster.address]
     printed = run_job("make_mini_checkpoint", *arguments, "--report-every", "0")
     assert f"checkpoint in {folder}/checkpoint" in printed
-    parts = ("clips of the small world", "latents", "training: ")
-    assert sum(line.startswith(parts) for line in printed.splitlines()) == 6
+    parts = ("clips of the small world", "prompts", "latents", "training: ")
+    assert sum(line.startswith(parts) for line in printed.splitlines()) == 7
     return Made(folder)
 
 
