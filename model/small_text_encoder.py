@@ -1,6 +1,6 @@
 """A small T5Gemma with seeded random weights and its tokenizer, for checkpoints that are small themselves.
 
-Its features tell tokens apart and carry some of what stands around them; nothing about it is trained.
+Its features tell tokens apart and carry some of what stands around them; `model.training.text_encoder` makes more of it.
 """
 
 from __future__ import annotations
