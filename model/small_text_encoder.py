@@ -1,6 +1,7 @@
 """A small T5Gemma with seeded random weights and its tokenizer, for checkpoints that are small themselves.
 
-Its features tell tokens apart and carry some of what stands around them; `model.training.text_encoder` makes more of it.
+Its features tell tokens apart and carry some of what stands around them; `model.training.text_encoder` makes more of
+them.
 """
 
 from __future__ import annotations
