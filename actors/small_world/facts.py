@@ -21,7 +21,12 @@ NUM_VALUES = (len(WORDS), len(PERSONS), *(len(values) + 1 for values in _LOOK.va
 
 
 def facts_of(clip: SmallWorldClip) -> list[int]:
-    """The word, the person, and each trait of the look, as numbers below `NUM_VALUES`."""
+    """What a prompt tells, as numbers below those of `NUM_VALUES`.
+
+    Returns:
+        Word, person, hair, skin, shirt, wall, hair style, glasses, beard, expression and motion; the last value of a
+        trait stands for one that the prompt leaves to a reference image.
+    """
     facts = [_WORD_NAMES.index(clip.word.name), PERSONS.index(clip.look.person)]
     is_told = tells_look(clip.description)
     for trait, values in _LOOK.items():

@@ -96,11 +96,14 @@ class ClipShards:
 
     def write(self, number: int) -> int:
         """Render and write one shard; returns how many clips it holds."""
-        first = number * self.clips_per_shard
-        indices = range(first, min(first + self.clips_per_shard, self.num_clips))
+        indices = _indices(number, self.clips_per_shard, self.num_clips)
         rows = [_clip_row(SmallWorldClip.sample(self.seed, index)) for index in indices]
         write_shard(f"{self.folder_url}/{shard_name(number)}", rows)
         return len(rows)
+
+
+def _indices(number: int, per_shard: int, num_rows: int) -> range:
+    return range(number * per_shard, min((number + 1) * per_shard, num_rows))
 
 
 def _clip_row(clip: SmallWorldClip) -> dict[str, Any]:
@@ -137,8 +140,8 @@ class PromptShards:
     def write(self, number: int) -> int:
         """Write one shard; returns how many prompts it holds."""
         text = self.source.fetch("text_encoder").text_encoder(torch.float32, torch.device("cpu"))
-        first, rows = number * self.prompts_per_shard, []
-        for index in range(first, min(first + self.prompts_per_shard, self.num_prompts)):
+        rows = []
+        for index in _indices(number, self.prompts_per_shard, self.num_prompts):
             clip = SmallWorldClip.sample(self.seed, index)
             prompt = clip.request().prompt_text()
             tensors = {
