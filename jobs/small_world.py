@@ -41,6 +41,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     latents = commands.add_parser("latents", help="encode shards of clips with a checkpoint's encoders")
     latents.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards")
     latents.add_argument("--checkpoint", required=True, metavar="URL", help="has both autoencoders and a text encoder")
+    latents.add_argument(
+        "--large-shards", type=positive, metavar="N", help="files with the latents of 540p too (default: all)"
+    )
     text_encoder = commands.add_parser("text-encoder", help="add a small text encoder to a checkpoint")
     text_encoder.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards, whose words count")
     text_encoder.add_argument("--vocabulary", type=positive, default=1024, metavar="N", help="tokens (default: 1024)")
@@ -101,7 +104,8 @@ def _make(options: argparse.Namespace, output: str) -> Iterator[int]:
     if options.command == "prompts":
         sizes = (options.seed, options.num_prompts, options.per_shard)
         return make_prompts(PromptShards(output, *sizes, source), options.num_workers)
-    return make_latents(absolute(options.clips), output, source, DEFAULT_NEGATIVE_PROMPT, options.num_workers)
+    sizes = (options.num_workers, options.large_shards)
+    return make_latents(absolute(options.clips), output, source, DEFAULT_NEGATIVE_PROMPT, *sizes)
 
 
 def _show(console: Console, things: str, finished: Iterator[int]) -> None:

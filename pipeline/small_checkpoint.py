@@ -47,6 +47,12 @@ class PromptsRecipe(_Part):
     seed: int
 
 
+class LatentsRecipe(_Part):
+    """What is encoded; see `actors.small_world.shards.LatentShards`."""
+
+    num_large_shards: Positive
+
+
 class DrawnTextEncoder(_Part):
     """What is drawn; see `pipeline.small_world.write_small_text_encoder`."""
 
@@ -61,6 +67,7 @@ class CheckpointRecipe(_Part):
     Attributes:
         clips: training data.
         prompts: more of them, for the text encoder.
+        latents: of the clips, for the Transformers.
         text_encoder: what prompts are encoded with, before it is trained.
         stages: in their order; those of one entry do not need each other and run side by side.
         config: the checkpoint's `config.json`.
@@ -68,6 +75,7 @@ class CheckpointRecipe(_Part):
 
     clips: ClipsRecipe
     prompts: PromptsRecipe
+    latents: LatentsRecipe
     text_encoder: DrawnTextEncoder
     stages: tuple[tuple[Stage, ...], ...]
     config: dict[str, Any]
@@ -129,7 +137,8 @@ class SmallCheckpoint:
         for stages in self.recipe.stages:
             if any(self.stage_recipes[stage].data == "latents" for stage in stages):
                 tell("latents")
-                _exhaust(make_latents(urls["clips"], urls["latents"], source, DEFAULT_NEGATIVE_PROMPT, self.num_cpus))
+                sizes = (self.num_cpus, self.recipe.latents.num_large_shards)
+                _exhaust(make_latents(urls["clips"], urls["latents"], source, DEFAULT_NEGATIVE_PROMPT, *sizes))
             tell(f"training: {', '.join(stages)}")
             self._train(stages, source, urls)
 

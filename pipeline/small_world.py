@@ -47,7 +47,12 @@ def make_prompts(shards: PromptShards, num_cpus: int) -> Iterator[int]:
 
 
 def make_latents(
-    clips_url: str, folder_url: str, source: CheckpointSource, negative_prompt: str, num_cpus: int
+    clips_url: str,
+    folder_url: str,
+    source: CheckpointSource,
+    negative_prompt: str,
+    num_cpus: int,
+    num_large_shards: int | None = None,
 ) -> Iterator[int]:
     """Encode the shards that are missing; arguments as of `LatentShards`, and the text for prompts that are dropped.
 
@@ -60,6 +65,7 @@ def make_latents(
         "folder_url": folder_url,
         "source": source,
         "negative_prompt": negative_prompt,
+        "num_large_shards": num_large_shards,
     }
     yield from _run(missing_shards(folder_url, num_shards), _Encoding, arguments, num_cpus)
 

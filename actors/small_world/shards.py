@@ -157,16 +157,20 @@ class LatentShards:
     """Turns shards of clips into shards of latents with a checkpoint's encoders.
 
     A row's tensors are `video` (48, T, H, W) at the size of base generation, `video_large` (48, T, 2H, 2W), `audio`
-    (A, 64) and `text` (L, C), all float16.
+    (A, 64) and `text` (L, C), all float16. `video_large`, which only super-resolution learns from, costs four times
+    what `video` does.
 
     Args:
         clips_url: folder of clip shards.
         folder_url: where latents go.
         source: the checkpoint; its `wan_vae`, `audio_vae` and `text_encoder` are used.
+        num_large_shards: so many shards, the first ones, have `video_large`; None gives it to all.
     """
 
-    def __init__(self, clips_url: str, folder_url: str, source: CheckpointSource):
-        self.clips_url, self.folder_url = clips_url, folder_url
+    def __init__(
+        self, clips_url: str, folder_url: str, source: CheckpointSource, num_large_shards: int | None = None
+    ):
+        self.clips_url, self.folder_url, self.num_large_shards = clips_url, folder_url, num_large_shards
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         checkpoint = source.fetch("wan_vae", "audio_vae", "text_encoder")
         self.device = device
@@ -179,7 +183,8 @@ class LatentShards:
         name = shard_name(number)
         rows = list(read_shard(f"{self.clips_url}/{name}"))
         clips = [unpack(row["tensors"]) for row in rows]
-        videos = self._encode_videos([clip["frames"] for clip in clips])
+        has_large = self.num_large_shards is None or number < self.num_large_shards
+        videos = self._encode_videos([clip["frames"] for clip in clips], has_large)
         latents = [
             video | {"audio": self._encode_audio(clip["waveform"]), "text": self._encode_text(row["prompt"])}
             for row, clip, video in zip(rows, clips, videos, strict=True)
@@ -201,20 +206,21 @@ class LatentShards:
         waveform_2S = waveform_S.to(self.device).float().div(32768).expand(2, -1)
         return self.audio.encode_mean_and_scale(waveform_2S).chunk(2, dim=1)[0][0].T
 
-    def _encode_videos(self, frames_FYX3: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """Latents of clips at both sizes, those of one size a few at a time."""
+    def _encode_videos(self, frames_FYX3: Sequence[Tensor], has_large: bool) -> list[dict[str, Tensor]]:
+        """Latents of clips, at both sizes where `has_large`; clips of one size a few at a time."""
         latents: dict[int, dict[str, Tensor]] = {}
         for indices in _batches_of_one_size([tuple(frames.shape[:3]) for frames in frames_FYX3], _VIDEOS_AT_A_TIME):
             # A latent frame depends on no later one, so that shorter clips may be longer while they are encoded.
             longest = max(len(frames_FYX3[index]) for index in indices)
             padded = [_hold_last_frame(frames_FYX3[index].to(self.device), longest) for index in indices]
             pixels_B3FYX = torch.stack(padded).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
-            small_B3FYX = F.avg_pool3d(pixels_B3FYX, (1, _LARGE_SCALE, _LARGE_SCALE))
-            videos_BCTHW = self.video.encode_pixels(small_B3FYX)
-            large_BCTHW = self.video.encode_pixels(pixels_B3FYX)
-            for index, video_CTHW, large_CTHW in zip(indices, videos_BCTHW, large_BCTHW, strict=True):
+            pixels = {"video": F.avg_pool3d(pixels_B3FYX, (1, _LARGE_SCALE, _LARGE_SCALE))}
+            if has_large:
+                pixels["video_large"] = pixels_B3FYX
+            encoded = {name: self.video.encode_pixels(pixels_B3FYX) for name, pixels_B3FYX in pixels.items()}
+            for place, index in enumerate(indices):
                 num_latents = (len(frames_FYX3[index]) - 1) // LATENT_STRIDE_TIME + 1
-                latents[index] = {"video": video_CTHW[:, :num_latents], "video_large": large_CTHW[:, :num_latents]}
+                latents[index] = {name: of_all[place][:, :num_latents] for name, of_all in encoded.items()}
         return [latents[index] for index in range(len(frames_FYX3))]
 
 

@@ -55,6 +55,12 @@ def test_latents_are_what_the_pipeline_would_make_of_the_same_pictures(tmp_path)
             alone = latents.video.encode_pixels(pixels)
             assert tensors[name].shape == alone.shape[1:]
             assert torch.allclose(tensors[name].float(), alone[0], atol=4e-3, rtol=2e-3), (clip.id, name)
+    small = LatentShards(str(tmp_path / "clips"), str(tmp_path / "small"), source, num_large_shards=0)
+    small.write(0)
+    for row, both in zip(read_shard(str(tmp_path / "small" / shard_name(0))), rows, strict=True):
+        tensors, expected = unpack(row["tensors"]), unpack(both["tensors"])
+        assert tensors.keys() == expected.keys() - {"video_large"}
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in tensors.items())
     clip, tensors = clips[1], unpack(rows[1]["tensors"])
     height, width = shapes[1][1:3]
     assert tensors["video"].shape == (48, clip.length.num_video_latents, height // 16, width // 16)
