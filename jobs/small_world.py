@@ -104,8 +104,8 @@ def _make(options: argparse.Namespace, output: str) -> Iterator[int]:
     if options.command == "prompts":
         sizes = (options.seed, options.num_prompts, options.per_shard)
         return make_prompts(PromptShards(output, *sizes, source), options.num_workers)
-    sizes = (options.num_workers, options.large_shards)
-    return make_latents(absolute(options.clips), output, source, DEFAULT_NEGATIVE_PROMPT, *sizes)
+    how_many = (options.num_workers, options.large_shards)
+    return make_latents(absolute(options.clips), output, source, DEFAULT_NEGATIVE_PROMPT, *how_many)
 
 
 def _show(console: Console, things: str, finished: Iterator[int]) -> None:

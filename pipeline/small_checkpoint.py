@@ -137,8 +137,8 @@ class SmallCheckpoint:
         for stages in self.recipe.stages:
             if any(self.stage_recipes[stage].data == "latents" for stage in stages):
                 tell("latents")
-                sizes = (self.num_cpus, self.recipe.latents.num_large_shards)
-                _exhaust(make_latents(urls["clips"], urls["latents"], source, DEFAULT_NEGATIVE_PROMPT, *sizes))
+                how_many = (self.num_cpus, self.recipe.latents.num_large_shards)
+                _exhaust(make_latents(urls["clips"], urls["latents"], source, DEFAULT_NEGATIVE_PROMPT, *how_many))
             tell(f"training: {', '.join(stages)}")
             self._train(stages, source, urls)
 

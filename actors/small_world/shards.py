@@ -167,9 +167,7 @@ class LatentShards:
         num_large_shards: so many shards, the first ones, have `video_large`; None gives it to all.
     """
 
-    def __init__(
-        self, clips_url: str, folder_url: str, source: CheckpointSource, num_large_shards: int | None = None
-    ):
+    def __init__(self, clips_url: str, folder_url: str, source: CheckpointSource, num_large_shards: int | None = None):
         self.clips_url, self.folder_url, self.num_large_shards = clips_url, folder_url, num_large_shards
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         checkpoint = source.fetch("wan_vae", "audio_vae", "text_encoder")
