@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -15,7 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from actors.checkpoint_source import CheckpointSource
 from actors.small_world.shards import ClipShards, PromptShards
 from actors.storage import join, list_names, read_bytes, write_folder
-from actors.training.recipe import Data, Recipe, RecipeError, Stage, load_recipe
+from actors.training.recipe import (
+    Data,
+    DistillationRecipe,
+    Recipe,
+    RecipeError,
+    Stage,
+    SuperResolutionRecipe,
+    load_recipe,
+)
 from model.capabilities import Capabilities
 from model.checkpoint_writer import TEXT_ENCODER_FOLDER, write_capabilities
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT
@@ -23,6 +31,9 @@ from pipeline.small_world import make_clips, make_latents, make_prompts, write_s
 from pipeline.training import TrainingSpec, train
 
 RECIPE_NAME = "checkpoint.yaml"
+
+_SAMPLERS: dict[Stage, str] = {"distillation": "distill", "super_resolution": "super_resolution"}
+"""Stages that train for a sampler, and its name in `config.json`."""
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -70,7 +81,7 @@ class CheckpointRecipe(_Part):
         latents: of the clips, for the Transformers.
         text_encoder: what prompts are encoded with, before it is trained.
         stages: in their order; those of one entry do not need each other and run side by side.
-        config: the checkpoint's `config.json`.
+        config: the checkpoint's `config.json`. Samplers that a stage trains for are told by that stage's recipe.
     """
 
     clips: ClipsRecipe
@@ -142,9 +153,19 @@ class SmallCheckpoint:
             tell(f"training: {', '.join(stages)}")
             self._train(stages, source, urls)
 
+    def capabilities(self) -> Capabilities:
+        """What the checkpoint's `config.json` says."""
+        configured = Capabilities.from_json(self.recipe.config)
+        trained: dict[str, Any] = {}
+        for stage, sampler in _SAMPLERS.items():
+            recipe = self.stage_recipes.get(stage)
+            if isinstance(recipe, DistillationRecipe | SuperResolutionRecipe):
+                trained[sampler] = recipe.training.sampling
+        return replace(configured, samplers=replace(configured.samplers, **trained))
+
     def _write_config(self) -> None:
         with TemporaryDirectory() as folder:
-            write_capabilities(Path(folder), Capabilities.from_json(self.recipe.config))
+            write_capabilities(Path(folder), self.capabilities())
             write_folder(self.checkpoint_url, Path(folder))
 
     def _train(self, stages: Sequence[Stage], source: CheckpointSource, urls: Mapping[Data, str]) -> None:
@@ -194,6 +215,10 @@ def load_checkpoint_recipe(folder_url: str) -> tuple[CheckpointRecipe, dict[Stag
     for stage, found in recipes.items():
         if found.stage != stage:
             raise RecipeError(f"recipe {join(folder_url, stage)}.yaml: stage must be {stage}, got {found.stage}")
+        sampler = _SAMPLERS.get(stage)
+        if sampler in recipe.config.get("sampling", {}):
+            given = recipe.config["sampling"][sampler]
+            raise RecipeError(f"recipe {url}: config.sampling.{sampler} must be left to {stage}.yaml, got {given!r}")
     return recipe, recipes
 
 

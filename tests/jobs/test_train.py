@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +16,11 @@ import yaml
 from safetensors.torch import load_file
 
 from actors.small_world.clips import MAX_SECONDS, MIN_SECONDS, SIZES
-from actors.training.recipe import load_recipe
+from actors.training.recipe import RecipeError, load_recipe
 from jobs.train import main as train
+from model.checkpoint import Checkpoint
 from pipeline.ablation import VARIANTS
-from pipeline.small_checkpoint import load_checkpoint_recipe
+from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
 from pipeline.small_world import write_manifest
 from pipeline.training import DONE_NAME
 from tests.actors.training.test_recipe import RECIPES, STAGES
@@ -246,9 +249,23 @@ def test_a_run_that_was_killed_goes_on_and_learns_the_same(made, recipes, cluste
     assert all(resumed[name].equal(tensor) for name, tensor in undisturbed.items())
 
 
-def test_every_clip_of_the_world_can_be_asked_of_the_kept_checkpoint():
-    """The limits in config.json are those of the data."""
-    config = load_checkpoint_recipe(str(RECIPES / "mini"))[0].config
-    assert (config["min_seconds"], config["max_seconds"]) == (MIN_SECONDS, MAX_SECONDS)
-    sizes = {label: {aspect: list(size) for aspect, size in by.items()} for label, by in SIZES.items()}
-    assert config["pixel_sizes"] == sizes
+def test_every_clip_of_the_world_can_be_asked_of_the_shipped_checkpoint():
+    """The limits in config.json are those of the data, the samplers those it was trained for."""
+    recipe, stage_recipes = load_checkpoint_recipe(str(RECIPES / "mini"))
+    asked = SmallCheckpoint("unused", recipe, stage_recipes, "unused", 1).capabilities()
+    assert Checkpoint(RECIPES.parent / "checkpoints" / "mini").capabilities == asked
+    assert (asked.min_seconds, asked.max_seconds) == (MIN_SECONDS, MAX_SECONDS)
+    sizes = {(label, aspect): size for label, by in SIZES.items() for aspect, size in by.items()}
+    assert asked.pixel_sizes == sizes
+    assert asked.samplers.distill == stage_recipes["distillation"].training.sampling
+    assert asked.samplers.super_resolution == stage_recipes["super_resolution"].training.sampling
+
+
+def test_a_sampler_that_two_recipes_tell_is_one_line(recipes, tmp_path):
+    folder = shutil.copytree(recipes, tmp_path / "recipes")
+    values = yaml.safe_load((folder / "checkpoint.yaml").read_text())
+    values["config"]["sampling"]["distill"] = {"num_steps": 4}
+    (folder / "checkpoint.yaml").write_text(yaml.safe_dump(values))
+    expected = "checkpoint.yaml: config.sampling.distill must be left to distillation.yaml, got {'num_steps': 4}"
+    with pytest.raises(RecipeError, match=re.escape(expected)):
+        load_checkpoint_recipe(str(folder))
