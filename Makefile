@@ -24,8 +24,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
-$(TINY)/.made: $(VENV)/.installed model/tiny.py model/tiny_autoencoders.py
-	@$(BIN)/python -m jobs.make_tiny_checkpoint $(TINY)
+$(TINY)/.made: $(VENV)/.installed tests/tiny_checkpoint.py tests/tiny_autoencoders.py
+	@$(BIN)/python -m tests.tiny_checkpoint $(TINY)
 	@touch $@
 
 demo: $(TINY)/.made

@@ -24,18 +24,11 @@ _LAYER_SHARE = 0.25
 _SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate([*_SPECIAL_TOKENS, *alphabet])}
-    return _wrapped(Tokenizer(tokenizer_models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>")))
-
-
 def trained_tokenizer(prompts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
     """Byte-pair encoding that knows the words of some prompts; other text is spelt, down to bytes.
 
     Args:
-        prompts: what to learn from.
+        prompts: what to learn from; none leaves a token per byte.
         vocabulary_size: at most so many tokens, the 256 bytes included.
     """
     tokenizer = Tokenizer(tokenizer_models.BPE(unk_token="<unk>"))

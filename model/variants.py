@@ -1,4 +1,4 @@
-"""The four Transformers of the release, at full size and tiny, and how a checkpoint's tensors tell its size."""
+"""The four Transformers of the release, at full size, and how a checkpoint's tensors tell its size."""
 
 from __future__ import annotations
 
@@ -17,16 +17,6 @@ VARIANTS = ("base", "distill", "sr_540p", "sr_1080p")
 _FULL_ATTENTION_LAYERS_1080P = frozenset(range(3, 32, 4))
 """Layers of the 1080p model that keep full attention: 3, 7, ... 31 (source: the release)."""
 
-_TINY = TransformerConfig(
-    num_layers=6,
-    hidden_size=64,
-    head_dim=16,
-    num_kv_heads=2,
-    text_channels=48,
-    expert_layers=(0, 1, 4, 5),
-    gelu_layers=(0, 1),
-)
-
 _LAYER_NAME = re.compile(r"block\.layers\.(\d+)\.")
 _HIDDEN_VECTORS = (
     "adapter.video_embedder.bias",
@@ -38,7 +28,12 @@ _HIDDEN_VECTORS = (
 """Tensors whose length is the hidden size."""
 
 
-def _as_variant(config: TransformerConfig, variant: str) -> TransformerConfig:
+def as_variant(config: TransformerConfig, variant: str) -> TransformerConfig:
+    """A Transformer of some size in one of the four roles, which decides positions and windows.
+
+    Raises:
+        ValueError: if `variant` is not one of `VARIANTS`.
+    """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
     local: tuple[int, ...] = ()
@@ -54,12 +49,7 @@ def release_config(variant: str) -> TransformerConfig:
     Raises:
         ValueError: if `variant` is not one of `VARIANTS`.
     """
-    return _as_variant(TransformerConfig(), variant)
-
-
-def tiny_config(variant: str) -> TransformerConfig:
-    """The same structure with about 0.7 M parameters, for laptops and tests."""
-    return _as_variant(_TINY, variant)
+    return as_variant(TransformerConfig(), variant)
 
 
 def config_from_shapes(
@@ -95,7 +85,7 @@ def config_from_shapes(
         attention_gates=has_gates,
         timestep_embedding=any(name.startswith("adapter.timestep_embedder.") for name in shapes),
     )
-    return replace(_as_variant(config, variant), **_windows(overrides or {}))
+    return replace(as_variant(config, variant), **_windows(overrides or {}))
 
 
 class _Sizes:

@@ -12,7 +12,7 @@ from actors.media import probe
 from actors.muxing import VideoEncoding
 from actors.row import new_row, pack, unpack
 from actors.stage import Compute
-from model.tiny import write_tiny_checkpoint
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from actors.super_resolution import SuperResolution
 from model.capabilities import Capabilities
 from model.checkpoint_writer import write_capabilities
 from model.sampling import DistilledSampling, SuperResolutionSampling
-from model.tiny import write_tiny_checkpoint
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from actors.super_resolution import SuperResolution
 from model.inspection import check_components
 from model.layout import COMPONENTS
 from model.sampling import DistilledSampling, SuperResolutionSampling
-from model.tiny import write_tiny_checkpoint
 from tests.checkpoint_layouts import LAYOUTS
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@ import torch
 
 from actors.text_cache import TextCache
 from model.checkpoint import Checkpoint
-from model.tiny import write_tiny_checkpoint
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 BYTES_PER_TOKEN = 48 * 2
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from model.tiny import write_tiny_checkpoint
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 RAY = Path(sys.executable).with_name("ray")
 

@@ -19,7 +19,7 @@ from model.audio_vae import (
 from model.checkpoint_writer import stable_audio_json
 from model.oobleck import CHECKPOINT_PREFIX, OobleckConfig, empty_oobleck
 from model.parity.report import FP32_LIMIT, relative_error
-from model.tiny_autoencoders import tiny_oobleck
+from tests.tiny_autoencoders import tiny_oobleck
 
 
 @pytest.fixture(scope="module")

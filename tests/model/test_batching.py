@@ -17,7 +17,7 @@ from model.sampling import (
     sample_super_resolution,
 )
 from model.transformer import Transformer
-from model.variants import tiny_config
+from tests.tiny_checkpoint import tiny_config
 
 LIMIT = 1e-5
 LEVELS_S = torch.full((3,), 0.5)

@@ -13,7 +13,7 @@ from model.checkpoint_writer import write_capabilities
 from model.geometry import ASPECTS, PIXEL_SIZES, RESOLUTIONS
 from model.layout import find_layout
 from model.sampling import DistilledSampling, GuidedSampling, SuperResolutionSampling
-from model.tiny import write_tiny_checkpoint
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 SMALL = {"256p": {"16:9": [96, 64], "1:1": [64, 64]}, "540p": {"16:9": [192, 128]}}
 

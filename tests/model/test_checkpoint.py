@@ -7,9 +7,9 @@ from safetensors.torch import load_file, save_file
 
 from model.checkpoint import Checkpoint
 from model.checkpoint_files import CheckpointError
-from model.tiny import write_tiny_checkpoint
-from model.variants import VARIANTS, tiny_config
+from model.variants import VARIANTS
 from tests.checkpoint_layouts import write_wan_as_diffusers
+from tests.tiny_checkpoint import tiny_config, write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from model.sampling import (
 )
 from model.schedule import zero_snr_levels
 from model.transformer import Transformer
-from model.variants import tiny_config
+from tests.tiny_checkpoint import tiny_config
 
 CPU = torch.device("cpu")
 

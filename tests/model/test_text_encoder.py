@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, T5GemmaEncoderModel
 
 from model.checkpoint import Checkpoint
 from model.text_encoder import expected_encoder_tensors, is_encoder_tensor, load_text_encoder
-from model.tiny import write_tiny_checkpoint
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16)

@@ -8,7 +8,7 @@ from model.experts import ExpertRMSNorm
 from model.packing import SequenceLayout
 from model.transformer import RotaryEmbedding, Transformer
 from model.transformer_config import TransformerConfig
-from model.variants import tiny_config
+from tests.tiny_checkpoint import tiny_config
 
 
 def test_full_size_stores_blocks_in_bf16_and_the_rest_in_fp32():

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from model.parity.report import BF16_FLOOR, FP32_LIMIT, relative_error
-from model.tiny_autoencoders import tiny_turbo_vae
 from model.turbo_vae import ResidualBlock, TurboVAEConfig, TurboVAEDecoder, to_uint8, turbo_vae_names
+from tests.tiny_autoencoders import tiny_turbo_vae
 
 
 @pytest.fixture(scope="module")

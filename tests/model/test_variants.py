@@ -7,7 +7,8 @@ from model.checkpoint_files import CheckpointError
 from model.components import check_tensors
 from model.transformer import Transformer
 from model.transformer_config import TransformerConfig
-from model.variants import VARIANTS, config_from_shapes, release_config, tiny_config
+from model.variants import VARIANTS, config_from_shapes, release_config
+from tests.tiny_checkpoint import tiny_config
 
 
 def shapes_of(config: TransformerConfig) -> dict[str, list[int]]:

@@ -8,7 +8,6 @@ from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from PIL import Image
 
 from model.parity.report import BF16_FLOOR, FP32_LIMIT, relative_error
-from model.tiny_autoencoders import tiny_wan_vae_state_dict
 from model.wan_config import WanVaeConfig
 from model.wan_vae import (
     centre_crop,
@@ -17,6 +16,7 @@ from model.wan_vae import (
     load_wan_vae,
     wan_tensor_shapes,
 )
+from tests.tiny_autoencoders import tiny_wan_vae_state_dict
 
 TINY = WanVaeConfig(base_dim=4, decoder_base_dim=4)
 

@@ -9,11 +9,11 @@ from model.capabilities import Capabilities, read_capabilities
 from model.checkpoint_files import LocalFiles
 from model.checkpoint_writer import write_capabilities
 from model.layout import find_layout
-from model.tiny import write_tiny_checkpoint
 from pipeline.lane import component_fingerprint, split_into_lanes
 from pipeline.ledger import Ledger
 from pipeline.run import RunSpec
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings, load_settings
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
 def request(**fields):

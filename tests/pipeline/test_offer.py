@@ -8,8 +8,8 @@ from actors.request import ClipRequest
 from model.capabilities import Capabilities
 from model.checkpoint_files import LocalFiles
 from model.layout import find_layout
-from model.tiny import write_tiny_checkpoint
 from pipeline.offer import find_impossible
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 SMALL = Capabilities(
     pixel_sizes={

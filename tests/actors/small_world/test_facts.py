@@ -8,7 +8,7 @@ from actors.small_world.facts import NUM_VALUES, facts_of
 from actors.small_world.looks import PALETTES
 from actors.small_world.shards import PromptShards, missing_shards, read_shard, shard_name
 from actors.small_world.vocabulary import WORDS
-from model.tiny import write_tiny_checkpoint
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 pytestmark = pytest.mark.usefixtures("espeak")
 

@@ -15,7 +15,7 @@ from actors.small_world.shards import (
     shard_name,
 )
 from actors.storage import read_bytes
-from model.tiny import write_tiny_checkpoint
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 pytestmark = pytest.mark.usefixtures("espeak")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.training.networks import new_transformer
-from model.variants import tiny_config
+from tests.tiny_checkpoint import tiny_config
 
 NUM_STEPS = 4
 RESUMED_AT = 2

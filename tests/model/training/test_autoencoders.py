@@ -13,7 +13,6 @@ from model.checkpoint_files import LocalFiles
 from model.checkpoint_writer import write_audio_vae, write_turbo_vae, write_wan_vae
 from model.layout import find_layout
 from model.oobleck import OobleckConfig, OobleckHalf
-from model.tiny_autoencoders import tiny_turbo_vae
 from model.training.audio_codec import AudioCodecConfig, AudioCodecTask
 from model.training.latent_scale import LatentScale
 from model.training.optimiser import OptimiserConfig
@@ -21,6 +20,7 @@ from model.training.replicas import Replicas
 from model.training.video_autoencoder import VideoAutoencoderConfig, VideoAutoencoderTask
 from model.turbo_vae import TurboVAEConfig
 from model.wan_config import WanVaeConfig
+from tests.tiny_autoencoders import tiny_turbo_vae
 
 STRIDES = (2, 4, 4, 8, 8)
 OOBLECK = OobleckConfig(

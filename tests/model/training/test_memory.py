@@ -7,7 +7,8 @@ from model.packing import SequenceLayout
 from model.training.memory import base_training_memory, distillation_memory, shard_bytes
 from model.training.networks import new_transformer
 from model.training.peak_memory import PeakMemory
-from model.variants import release_config, tiny_config
+from model.variants import release_config
+from tests.tiny_checkpoint import tiny_config
 
 MEGABYTE = 250_000
 """Numbers of float32 in a million bytes."""

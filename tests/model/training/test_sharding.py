@@ -19,7 +19,7 @@ from model.training.networks import new_transformer
 from model.training.optimiser import OptimiserConfig
 from model.training.replicas import Replicas
 from model.training.sharding import shard, shard_whole
-from model.variants import tiny_config
+from tests.tiny_checkpoint import tiny_config
 
 NUM_WORKERS = 2
 NUM_STEPS = 3

@@ -1,4 +1,4 @@
-"""Tiny random autoencoders in the file formats of the release, for tests and for runs without the real weights.
+"""Tiny random autoencoders in the file formats of the release, for tests.
 
 They make visible noise and audible noise: every layer keeps the spread of its input, and the outputs are scaled to
 stay inside what a picture and a sound can hold. The numbers depend on the generator alone.
