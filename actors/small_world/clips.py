@@ -14,7 +14,7 @@ import numpy as np
 from actors.request import ClipRequest, DialogueLine, StructuredPrompt
 from actors.small_world.faces import render
 from actors.small_world.looks import Look, describe, describe_reference
-from actors.small_world.speech import PITCHES, SPEEDS_WPM, mouth_shapes, place, speak
+from actors.small_world.speech import PITCH, SPEED_WPM, mouth_shapes, place, speak
 from actors.small_world.vocabulary import WORDS, Word
 from model.geometry import FRAMES_PER_SECOND, MODEL_SAMPLE_RATE_HZ, ClipLength
 
@@ -29,7 +29,7 @@ METADATA_KEY = "small_world"
 """Under it a request's metadata says what was asked for, for evaluation."""
 
 _REFERENCE_SHARE = 0.2
-_FIRST_ONSET_FRAME, _LAST_ONSET_FRAME = 2, 10
+_FIRST_ONSET_FRAME, _LAST_ONSET_FRAME = 2, 8
 _FRAMES_BEHIND = 2
 """Of silence at least."""
 
@@ -47,8 +47,6 @@ class SmallWorldClip:
         aspect: aspect ratio.
         seconds: length, a multiple of 0.2.
         onset_frame: where the word begins.
-        speed_wpm: of the voice.
-        pitch: of the voice.
         seed: of the drawing.
     """
 
@@ -60,8 +58,6 @@ class SmallWorldClip:
     aspect: str
     seconds: float
     onset_frame: int
-    speed_wpm: int
-    pitch: int
     seed: int
 
     @classmethod
@@ -73,8 +69,7 @@ class SmallWorldClip:
         """
         rng = np.random.default_rng([seed, index])
         word, look = WORDS[index % len(WORDS)], Look.sample(rng)
-        speed_wpm, pitch = int(rng.choice(SPEEDS_WPM)), int(rng.choice(PITCHES))
-        spoken_frames = len(speak(word, look.person, speed_wpm, pitch)) / MODEL_SAMPLE_RATE_HZ * FRAMES_PER_SECOND
+        spoken_frames = len(speak(word, look.person, SPEED_WPM, PITCH)) / MODEL_SAMPLE_RATE_HZ * FRAMES_PER_SECOND
         taken_frames = math.ceil(spoken_frames) + _FRAMES_BEHIND
         least_fifths = math.ceil((_FIRST_ONSET_FRAME + taken_frames) / FRAMES_PER_SECOND * 5)
         fifths = max(least_fifths, round(MIN_SECONDS * 5)) + int(rng.geometric(0.5)) - 1
@@ -94,8 +89,6 @@ class SmallWorldClip:
             aspect=str(rng.choice(["16:9", "9:16", "1:1"])),
             seconds=seconds,
             onset_frame=onset_frame,
-            speed_wpm=speed_wpm,
-            pitch=pitch,
             seed=int(rng.integers(2**31)),
         )
 
@@ -132,7 +125,7 @@ class SmallWorldClip:
 
     def waveform(self) -> np.ndarray:
         """The sound, (S,) float32 at 51.2 kHz, S a whole number of audio latents."""
-        speech = speak(self.word, self.look.person, self.speed_wpm, self.pitch)
+        speech = speak(self.word, self.look.person, SPEED_WPM, PITCH)
         return place(speech, self.onset_frame, self.length.num_audio_latents)
 
     def frames(self, resolution: str = "540p") -> np.ndarray:

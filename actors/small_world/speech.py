@@ -15,8 +15,8 @@ from actors.small_world.vocabulary import ESPEAK_VOICES, Word
 from model.geometry import MODEL_SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
 
 VOICE_VARIANTS = {"woman": "f2", "man": "m3"}
-SPEEDS_WPM = (165, 180)
-PITCHES = (40, 55)
+SPEED_WPM, PITCH = 165, 55
+"""Of everyone in the small world."""
 _SILENCE = 0.01
 
 
