@@ -15,7 +15,7 @@ import torch
 
 from actors.media import resample
 from actors.small_world.looks import PERSONS
-from actors.small_world.speech import speak
+from actors.small_world.speech import PITCH, SPEED_WPM, speak
 from actors.small_world.vocabulary import WORDS, Word
 from model.geometry import MODEL_SAMPLE_RATE_HZ
 from model.training.spectral import MelSpectrogram
@@ -37,8 +37,8 @@ _LEAST_RMS = 1e-3
 _LOG_FLOOR = float(np.log(0.1))
 _LENGTH_WEIGHT = 1.5
 
-# One of these four voices is that of the clips; another one tells how often the measure itself is wrong.
-_REFERENCE_SPEEDS_WPM, _REFERENCE_PITCHES = (165, 180), (40, 55)
+# The clips' own speed and pitch and others; one of which there is no reference tells how often the measure is wrong.
+_REFERENCE_SPEEDS_WPM, _REFERENCE_PITCHES = (SPEED_WPM, 180), (40, PITCH)
 _UNSEEN_SPEED_WPM, _UNSEEN_PITCH = 172, 47
 
 

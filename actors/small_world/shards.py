@@ -157,8 +157,8 @@ class LatentShards:
     """Turns shards of clips into shards of latents with a checkpoint's encoders.
 
     A row's tensors are `video` (48, T, H, W) at the size of base generation, `video_large` (48, T, 2H, 2W), `audio`
-    (A, 64) and `text` (L, C), all float16. `video_large`, which only super-resolution learns from, costs four times
-    what `video` does.
+    (A, 64) and `text` (L, C), all float16. `video_large`, of four times as many pixels as `video`, is
+    what super-resolution alone learns from.
 
     Args:
         clips_url: folder of clip shards.
