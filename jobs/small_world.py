@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from actors.checkpoint_source import CheckpointSource
-from actors.small_world.shards import ClipShards, PromptShards
+from actors.small_world.shards import ClipShards
 from actors.small_world.speech import SpeechError
 from jobs.arguments import absolute, positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings
-from pipeline.small_world import make_clips, make_latents, make_prompts, write_manifest, write_small_text_encoder
+from pipeline.small_world import make_clips, make_latents, write_manifest, write_small_text_encoder
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -34,10 +34,6 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     clips = commands.add_parser("clips", help="render clips into shards")
     clips.add_argument("--num-clips", type=positive, default=6000, metavar="N", help="in all (default: 6000)")
     clips.add_argument("--per-shard", type=positive, default=250, metavar="N", help="clips per file (default: 250)")
-    prompts = commands.add_parser("prompts", help="write prompts for the training of a text encoder")
-    prompts.add_argument("--num-prompts", type=positive, default=40_000, metavar="N", help="in all (default: 40000)")
-    prompts.add_argument("--per-shard", type=positive, default=10_000, metavar="N", help="per file (default: 10000)")
-    prompts.add_argument("--checkpoint", required=True, metavar="URL", help="has the text encoder")
     latents = commands.add_parser("latents", help="encode shards of clips with a checkpoint's encoders")
     latents.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards")
     latents.add_argument("--checkpoint", required=True, metavar="URL", help="has both autoencoders and a text encoder")
@@ -45,8 +41,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--large-shards", type=positive, metavar="N", help="files with the latents of 540p too (default: all)"
     )
     text_encoder = commands.add_parser("text-encoder", help="add a small text encoder to a checkpoint")
-    text_encoder.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards, whose words count")
-    text_encoder.add_argument("--vocabulary", type=positive, default=1024, metavar="N", help="tokens (default: 1024)")
+    text_encoder.add_argument(
+        "--clips", required=True, metavar="URL", help="folder of clip shards, whose prompts count"
+    )
+    text_encoder.add_argument(
+        "--vocabulary", type=positive, default=2048, metavar="N", help="most tokens (default: 2048)"
+    )
+    text_encoder.add_argument(
+        "--min-frequency", type=positive, default=40, metavar="N", help="pairs that become a token (default: 40)"
+    )
     text_encoder.add_argument("--width", type=positive, default=64, metavar="N", help="of features (default: 64)")
     manifest = commands.add_parser("manifest", help="write prompts to judge a model by")
     manifest.add_argument("--num-clips", type=positive, default=400, metavar="N", help="rows (default: 400)")
@@ -54,11 +57,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     manifest.add_argument(
         "--conditions", choices=("text", "image"), default="text", help="what tells the look (default: text)"
     )
-    for command in (clips, prompts, latents, text_encoder, manifest):
+    for command in (clips, latents, text_encoder, manifest):
         command.add_argument("--output", required=True, metavar="URL", help="folder of the results")
-    for command, default in ((clips, 1), (prompts, 3), (text_encoder, 0), (manifest, 1_000_000)):
+    for command, default in ((clips, 1), (text_encoder, 0), (manifest, 1_000_000)):
         command.add_argument("--seed", type=int, default=default, help=f"default: {default}")
-    for command in (clips, prompts, latents):
+    for command in (clips, latents):
         command.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
         command.add_argument(
             "--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="tasks at a time"
@@ -78,13 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"{options.num_clips} rows in {url}", highlight=False)
             return EXIT_DONE
         if options.command == "text-encoder":
-            sizes = (options.vocabulary, options.width, options.seed)
+            sizes = (options.vocabulary, options.min_frequency, options.width, options.seed)
             write_small_text_encoder(options.clips, options.output, DEFAULT_NEGATIVE_PROMPT, *sizes)
             console.print(f"text encoder in {options.output}", highlight=False)
             return EXIT_DONE
         output = absolute(options.output)
         connect(options.address)
-        _show(console, "prompts" if options.command == "prompts" else "clips", _make(options, output))
+        _show(console, _make(options, output))
     except KeyboardInterrupt:
         console.print("interrupted: what is done is kept, the same command continues", highlight=False)
         return EXIT_INTERRUPTED
@@ -101,22 +104,19 @@ def _make(options: argparse.Namespace, output: str) -> Iterator[int]:
         shards = ClipShards(output, options.seed, options.num_clips, options.per_shard)
         return make_clips(shards, options.num_workers)
     source = CheckpointSource(absolute(options.checkpoint), Settings().cache_dir)
-    if options.command == "prompts":
-        sizes = (options.seed, options.num_prompts, options.per_shard)
-        return make_prompts(PromptShards(output, *sizes, source), options.num_workers)
     how_many = (options.num_workers, options.large_shards)
     return make_latents(absolute(options.clips), output, source, DEFAULT_NEGATIVE_PROMPT, *how_many)
 
 
-def _show(console: Console, things: str, finished: Iterator[int]) -> None:
-    columns = (TextColumn(things), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    num_made = 0
+def _show(console: Console, finished: Iterator[int]) -> None:
+    columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    num_clips = 0
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(things, total=None)
+        task = progress.add_task("clips", total=None)
         for num_more in finished:
-            num_made += num_more
-            progress.update(task, completed=num_made)
-    console.print(f"{num_made} {things} made", highlight=False)
+            num_clips += num_more
+            progress.update(task, completed=num_clips)
+    console.print(f"{num_clips} clips made", highlight=False)
 
 
 if __name__ == "__main__":

@@ -25,11 +25,6 @@ def write_capabilities(checkpoint: Path, capabilities: Capabilities) -> None:
     write_json(_made(checkpoint) / CONFIG_NAME, capabilities.to_json())
 
 
-def write_text_encoder_weights(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the weights of a text encoder whose configuration and tokenizer are there or come from elsewhere."""
-    save_file(dict(tensors), _made(checkpoint / TEXT_ENCODER_FOLDER) / "model.safetensors")
-
-
 def write_transformer(
     checkpoint: Path,
     variant: str,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from tokenizers.trainers import BpeTrainer
 from torch import nn
@@ -20,31 +20,39 @@ from transformers.utils import logging as transformers_logging
 
 from model.text_encoder import is_encoder_tensor
 
+_MARKS = r',.:;!?。！？"\n'
+_PHRASE = rf'[^{_MARKS}\s](?:[^{_MARKS}]*[^{_MARKS}\s])?(?:[,.:;]+\s+"?)?|\s*[{_MARKS}]+\s*'
+"""Words up to the next mark, with it where more follows on the line; marks at the end of a line by themselves."""
 _LAYER_SHARE = 0.25
 _SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")
 
 
-def trained_tokenizer(prompts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding that knows the words of some prompts; other text is spelt, down to bytes.
+def trained_tokenizer(prompts: Iterable[str], vocabulary_size: int, min_frequency: int = 0) -> PreTrainedTokenizerFast:
+    """Byte-pair encoding that knows the phrases of some prompts; other text is spelt, down to bytes.
+
+    Tokens span words, up to the next punctuation, so that "red hair" is another one than "red shirt": what belongs to
+    what needs no training.
 
     Args:
         prompts: what to learn from; none leaves a token per byte.
         vocabulary_size: at most so many tokens, the 256 bytes included.
+        min_frequency: a token is made of two others that stand side by side at least so often.
     """
     tokenizer = Tokenizer(tokenizer_models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PHRASE), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     trainer = BpeTrainer(
         vocab_size=vocabulary_size,
+        min_frequency=min_frequency,
         special_tokens=list(_SPECIAL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(prompts, trainer)
-    return _wrapped(tokenizer)
-
-
-def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     begin = tokenizer.token_to_id("<bos>")
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", begin)])

@@ -125,7 +125,7 @@ class TextEncoder:
         Raises:
             ValueError: the tokenizer gives a token that the encoder does not have.
         """
-        token_ids = [self.tokenize(prompt) for prompt in prompts]
+        token_ids = [self._tokenize(prompt) for prompt in prompts]
         shared = [index for index, ids in enumerate(token_ids) if len(ids) >= _MIN_SHARED_TOKENS]
         short = [[index] for index, ids in enumerate(token_ids) if len(ids) < _MIN_SHARED_TOKENS]
         encoded: dict[int, TextFeatures] = {}
@@ -133,37 +133,27 @@ class TextEncoder:
             encoded |= zip(group, self._forward([token_ids[index] for index in group]), strict=True)
         return [encoded[index] for index in range(len(prompts))]
 
-    def tokenize(self, prompt: str) -> list[int]:
-        """Tokens of a prompt.
-
-        Raises:
-            ValueError: the tokenizer gives a token that the encoder does not have.
-        """
+    def _tokenize(self, prompt: str) -> list[int]:
         token_ids = self.tokenizer(prompt).input_ids
         # On a GPU an unknown token would not fail one prompt, but everything after it.
         if max(token_ids) >= self._vocabulary_size:
             raise ValueError(f"tokenizer gives token {max(token_ids)}, the encoder has {self._vocabulary_size}")
         return token_ids
 
-    def hidden_states(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
-        """Last hidden states (1, N, C) of prompts behind one another, N tokens in all, in the dtype of the weights."""
+    def _forward(self, token_ids: list[list[int]]) -> list[TextFeatures]:
         lengths = [len(ids) for ids in token_ids]
         masks = [self._window_mask(length) for length in lengths]
         tokens_N = torch.cat([torch.tensor(ids) for ids in token_ids])
         positions_N = torch.cat([torch.arange(length) for length in lengths])
-        states_1NC: Tensor = self.model(
+        states_1NC = self.model(
             input_ids=tokens_N.unsqueeze(0).to(self.model.device),
             position_ids=positions_N.unsqueeze(0).to(self.model.device),
             attention_mask={"full_attention": [None] * len(lengths), "sliding_attention": masks},
             prompt_lengths=lengths,
         ).last_hidden_state
-        return states_1NC
-
-    def _forward(self, token_ids: list[list[int]]) -> list[TextFeatures]:
-        states_1NC = self.hidden_states(token_ids)
         return [
             TextFeatures(states_1LC[:, :MAX_TEXT_TOKENS].half(), states_1LC.shape[1])
-            for states_1LC in states_1NC.split([len(ids) for ids in token_ids], dim=1)
+            for states_1LC in states_1NC.split(lengths, dim=1)
         ]
 
     def _window_mask(self, length: int) -> Tensor | None:

@@ -13,10 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from actors.checkpoint_source import CheckpointSource
-from actors.small_world.shards import ClipShards, PromptShards
+from actors.small_world.shards import ClipShards
 from actors.storage import join, list_names, read_bytes, write_folder
 from actors.training.recipe import (
-    Data,
     DistillationRecipe,
     Recipe,
     RecipeError,
@@ -27,7 +26,7 @@ from actors.training.recipe import (
 from model.capabilities import Capabilities
 from model.checkpoint_writer import TEXT_ENCODER_FOLDER, write_capabilities
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT
-from pipeline.small_world import make_clips, make_latents, make_prompts, write_small_text_encoder
+from pipeline.small_world import make_clips, make_latents, write_small_text_encoder
 from pipeline.training import TrainingSpec, train
 
 RECIPE_NAME = "checkpoint.yaml"
@@ -50,24 +49,17 @@ class ClipsRecipe(_Part):
     seed: int
 
 
-class PromptsRecipe(_Part):
-    """What is written; see `actors.small_world.shards.PromptShards`."""
-
-    num_prompts: Positive
-    prompts_per_shard: Positive
-    seed: int
-
-
 class LatentsRecipe(_Part):
     """What is encoded; see `actors.small_world.shards.LatentShards`."""
 
     num_large_shards: Positive
 
 
-class DrawnTextEncoder(_Part):
+class TextEncoderRecipe(_Part):
     """What is drawn; see `pipeline.small_world.write_small_text_encoder`."""
 
     vocabulary_size: Positive
+    min_frequency: Positive
     width: Positive
     seed: int
 
@@ -77,17 +69,15 @@ class CheckpointRecipe(_Part):
 
     Attributes:
         clips: training data.
-        prompts: more of them, for the text encoder.
         latents: of the clips, for the Transformers.
-        text_encoder: what prompts are encoded with, before it is trained.
+        text_encoder: what prompts are encoded with.
         stages: in their order; those of one entry do not need each other and run side by side.
         config: the checkpoint's `config.json`. Samplers that a stage trains for are told by that stage's recipe.
     """
 
     clips: ClipsRecipe
-    prompts: PromptsRecipe
     latents: LatentsRecipe
-    text_encoder: DrawnTextEncoder
+    text_encoder: TextEncoderRecipe
     stages: tuple[tuple[Stage, ...], ...]
     config: dict[str, Any]
 
@@ -97,7 +87,7 @@ class SmallCheckpoint:
     """A checkpoint that is being made, in a folder with everything that belongs to it.
 
     Attributes:
-        folder_url: gets `clips`, `prompts`, `latents`, `runs` and `checkpoint`.
+        folder_url: gets `clips`, `latents`, `runs` and `checkpoint`.
         recipe: of the whole.
         stage_recipes: stage to its recipe.
         cache_dir: for copies of the checkpoint where the folder is remote.
@@ -130,28 +120,22 @@ class SmallCheckpoint:
             SpeechError: espeak-ng cannot be run.
             StorageError: the store refuses or is out of reach.
         """
-        kinds: tuple[Data, ...] = ("prompts", "clips", "latents")
-        urls = {kind: join(self.folder_url, kind) for kind in kinds}
-        clips, prompts = self.recipe.clips, self.recipe.prompts
+        clips_url, latents_url = join(self.folder_url, "clips"), join(self.folder_url, "latents")
+        clips = self.recipe.clips
         tell("clips of the small world")
-        _exhaust(
-            make_clips(ClipShards(urls["clips"], clips.seed, clips.num_clips, clips.clips_per_shard), self.num_cpus)
-        )
+        _exhaust(make_clips(ClipShards(clips_url, clips.seed, clips.num_clips, clips.clips_per_shard), self.num_cpus))
         self._write_config()
         if TEXT_ENCODER_FOLDER not in list_names(self.checkpoint_url):
-            drawn = self.recipe.text_encoder.model_dump()
-            write_small_text_encoder(urls["clips"], self.checkpoint_url, DEFAULT_NEGATIVE_PROMPT, **drawn)
+            sizes = self.recipe.text_encoder.model_dump()
+            write_small_text_encoder(clips_url, self.checkpoint_url, DEFAULT_NEGATIVE_PROMPT, **sizes)
         source = CheckpointSource(self.checkpoint_url, self.cache_dir)
-        tell("prompts")
-        sizes = (prompts.seed, prompts.num_prompts, prompts.prompts_per_shard)
-        _exhaust(make_prompts(PromptShards(urls["prompts"], *sizes, source), self.num_cpus))
         for stages in self.recipe.stages:
-            if any(self.stage_recipes[stage].data == "latents" for stage in stages):
+            if any(self.stage_recipes[stage].uses_latents for stage in stages):
                 tell("latents")
                 how_many = (self.num_cpus, self.recipe.latents.num_large_shards)
-                _exhaust(make_latents(urls["clips"], urls["latents"], source, DEFAULT_NEGATIVE_PROMPT, *how_many))
+                _exhaust(make_latents(clips_url, latents_url, source, DEFAULT_NEGATIVE_PROMPT, *how_many))
             tell(f"training: {', '.join(stages)}")
-            self._train(stages, source, urls)
+            self._train(stages, source, clips_url, latents_url)
 
     def capabilities(self) -> Capabilities:
         """What the checkpoint's `config.json` says."""
@@ -168,7 +152,7 @@ class SmallCheckpoint:
             write_capabilities(Path(folder), self.capabilities())
             write_folder(self.checkpoint_url, Path(folder))
 
-    def _train(self, stages: Sequence[Stage], source: CheckpointSource, urls: Mapping[Data, str]) -> None:
+    def _train(self, stages: Sequence[Stage], source: CheckpointSource, clips_url: str, latents_url: str) -> None:
         """Train stages side by side; the first fault is raised when all have ended."""
         specs = []
         for stage in stages:
@@ -177,7 +161,7 @@ class SmallCheckpoint:
             specs.append(
                 TrainingSpec(
                     recipe,
-                    urls[recipe.data],
+                    latents_url if recipe.uses_latents else clips_url,
                     source,
                     join(self.folder_url, "runs"),
                     num_workers,

@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from actors.checkpoint_source import CheckpointSource
 from actors.small_world.clips import SmallWorldClip
-from actors.small_world.shards import ClipShards, LatentShards, PromptShards, missing_shards, read_prompts
+from actors.small_world.shards import ClipShards, LatentShards, missing_shards, read_prompts
 from actors.storage import join, list_names, write_atomically, write_folder
 from model.checkpoint_writer import TEXT_ENCODER_FOLDER
 from model.small_text_encoder import trained_tokenizer, write_text_encoder
@@ -34,16 +34,7 @@ def make_clips(shards: ClipShards, num_cpus: int) -> Iterator[int]:
     Yields:
         How many clips each finished shard holds.
     """
-    yield from _run(missing_shards(shards.folder_url, shards.num_shards), _Writing, {"shards": shards}, num_cpus)
-
-
-def make_prompts(shards: PromptShards, num_cpus: int) -> Iterator[int]:
-    """Write the shards of prompts that are missing; arguments as of `make_clips`.
-
-    Yields:
-        How many prompts each finished shard holds.
-    """
-    yield from _run(missing_shards(shards.folder_url, shards.num_shards), _Writing, {"shards": shards}, num_cpus)
+    yield from _run(missing_shards(shards.folder_url, shards.num_shards), _Rendering, {"shards": shards}, num_cpus)
 
 
 def make_latents(
@@ -71,15 +62,22 @@ def make_latents(
 
 
 def write_small_text_encoder(
-    clips_url: str, checkpoint_url: str, negative_prompt: str, vocabulary_size: int, width: int, seed: int
+    clips_url: str,
+    checkpoint_url: str,
+    negative_prompt: str,
+    vocabulary_size: int,
+    min_frequency: int,
+    width: int,
+    seed: int,
 ) -> None:
-    """Add a text encoder to a checkpoint: tokens learnt from the prompts of clips, weights drawn, to be trained.
+    """Add a text encoder to a checkpoint: tokens learnt from the prompts of clips, weights drawn and left as they are.
 
     Args:
         clips_url: folder of clip shards.
         checkpoint_url: where it goes.
-        negative_prompt: its words are learnt too.
+        negative_prompt: its phrases become tokens, too.
         vocabulary_size: at most so many tokens.
+        min_frequency: a token is made of two others that stand side by side at least so often.
         width: of the features, a multiple of 16.
         seed: of the weights.
 
@@ -87,15 +85,15 @@ def write_small_text_encoder(
         ValueError: a number is not allowed, or there are no clips.
         StorageError: the store refuses or is out of reach.
     """
-    prompts = [*read_prompts(clips_url), negative_prompt]
+    prompts = [*read_prompts(clips_url), *[negative_prompt] * max(1, min_frequency)]
     with TemporaryDirectory() as folder:
-        tokenizer = trained_tokenizer(prompts, vocabulary_size)
+        tokenizer = trained_tokenizer(prompts, vocabulary_size, min_frequency)
         write_text_encoder(Path(folder) / TEXT_ENCODER_FOLDER, tokenizer, width, seed, is_encoder_only=True)
         write_folder(checkpoint_url, Path(folder))
 
 
-class _Writing:
-    def __init__(self, shards: ClipShards | PromptShards):
+class _Rendering:
+    def __init__(self, shards: ClipShards):
         self.shards = shards
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

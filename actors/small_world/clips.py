@@ -15,7 +15,7 @@ from actors.request import ClipRequest, DialogueLine, StructuredPrompt
 from actors.small_world.faces import render
 from actors.small_world.looks import Look, describe, describe_reference
 from actors.small_world.speech import PITCH, SPEED_WPM, mouth_shapes, place, speak
-from actors.small_world.vocabulary import WORDS, Word
+from actors.small_world.vocabulary import ENDINGS, WORDS, Word
 from model.geometry import FRAMES_PER_SECOND, MODEL_SAMPLE_RATE_HZ, ClipLength
 
 MIN_SECONDS, MAX_SECONDS = 1.0, 2.0
@@ -85,7 +85,7 @@ class SmallWorldClip:
             word=word,
             look=look,
             description=describe_reference(rng) if is_left_to_reference else describe(look, rng),
-            line=word.line + str(rng.choice(["", "", ".", "!"])),
+            line=word.line + str(rng.choice(ENDINGS[word.language])),
             aspect=str(rng.choice(["16:9", "9:16", "1:1"])),
             seconds=seconds,
             onset_frame=onset_frame,

@@ -17,7 +17,7 @@ HAIR: dict[str, RGB] = {
     "red": (196, 64, 30),
     "grey": (158, 158, 164),
 }
-SKIN: dict[str, RGB] = {"fair": (250, 220, 196), "tan": (222, 170, 124), "brown": (162, 106, 68), "dark": (94, 60, 42)}
+SKIN: dict[str, RGB] = {"fair": (250, 220, 196), "tan": (222, 170, 124), "brown": (172, 116, 76), "dark": (118, 78, 56)}
 SHIRT: dict[str, RGB] = {
     "red": (200, 40, 48),
     "green": (40, 140, 72),
@@ -39,10 +39,11 @@ PALETTES: dict[str, dict[str, RGB]] = {"hair": HAIR, "skin": SKIN, "shirt": SHIR
 """The coloured parts of a picture: name in prompts to colour."""
 
 PERSONS = ("woman", "man")
-HAIR_STYLES = ("short", "long", "tied-back")
+HAIR_STYLES = {"short": "cut short", "long": "worn long", "tied-back": "tied back"}
 EXPRESSIONS = {"smiling": "smiles", "serious": "looks serious", "surprised": "looks surprised"}
 MOTIONS = {"still": "keeps still", "nodding": "nods", "swaying": "sways gently"}
 
+_PERSONS = ("A {} faces the camera", "A {} speaks to the viewer", "Close view of a {}")
 _VIEWS = (
     "",
     "Static camera.",
@@ -50,9 +51,6 @@ _VIEWS = (
     "Close-up, even light, plain background.",
     "The camera does not move and the light is warm.",
 )
-
-
-_REFERENCES = ("The person in the picture speaks to the viewer.", "The same person, speaking.", "A person speaks.")
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class Look:
     def __post_init__(self) -> None:
         allowed: Mapping[str, Sequence[str]] = {
             "person": PERSONS,
-            "hair_style": HAIR_STYLES,
+            "hair_style": tuple(HAIR_STYLES),
             "expression": tuple(EXPRESSIONS),
             "motion": tuple(MOTIONS),
             **{name: tuple(palette) for name, palette in PALETTES.items()},
@@ -124,32 +122,24 @@ class Look:
 
 
 def describe(look: Look, rng: np.random.Generator) -> str:
-    """Put a look into words, in one of several ways."""
+    """Put a look into words: a clause for each trait, in one of many orders and wordings."""
+    clauses = [f"{look.hair} hair", HAIR_STYLES[look.hair_style], f"{look.skin} skin", f"a {look.shirt} shirt"]
+    clauses += ["glasses"] * look.glasses + ["a beard"] * look.beard
+    rng.shuffle(clauses)
+    wall = f"a {look.wall} wall behind".replace("a orange", "an orange")
     she = "She" if look.person == "woman" else "He"
-    hair = f"{look.hair_style} {look.hair} hair"
-    extras = ["glasses"] * look.glasses + ["a beard"] * look.beard
-    worn = f" and {' and '.join(extras)}" if extras else ""
-    acts = f"{EXPRESSIONS[look.expression]} and {MOTIONS[look.motion]}"
-    sentences = (
-        f"A {look.person} with {hair}, {look.skin} skin{worn} wears a {look.shirt} shirt "
-        f"in front of a {look.wall} wall. {she} {acts}.",
-        f"In front of a {look.wall} wall, a {look.person} in a {look.shirt} shirt with {look.skin} skin, {hair}{worn} "
-        f"faces the viewer. {she} {acts}.",
-        f"A {look.person} faces the camera: {hair}, {look.skin} skin{worn}, a {look.shirt} shirt, the wall behind is "
-        f"{look.wall}. {she} {acts}.",
-    )
-    text = " ".join(filter(None, (str(rng.choice(sentences)), str(rng.choice(_VIEWS)))))
-    return text.replace(" a orange", " an orange")
+    acts = f"{she} {EXPRESSIONS[look.expression]} and {MOTIONS[look.motion]}."
+    person = str(rng.choice(_PERSONS)).format(look.person)
+    return " ".join(filter(None, (f"{person}: {', '.join(clauses)}, {wall}.", acts, str(rng.choice(_VIEWS)))))
 
 
 def describe_reference(rng: np.random.Generator) -> str:
     """A description that leaves the look to a reference image."""
-    return str(rng.choice(_REFERENCES))
-
-
-def tells_look(description: str) -> bool:
-    """Whether a description by this module tells the look, or leaves it to a reference image."""
-    return description not in _REFERENCES
+    return str(
+        rng.choice(
+            ("The person in the picture speaks to the viewer.", "The same person, speaking.", "A person speaks.")
+        )
+    )
 
 
 def nearest(part: str, colour: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""Training data of the small world: shards of clips, of the latents that a checkpoint makes of them, and of prompts.
+"""Training data of the small world: shards of clips, and of the latents that a checkpoint makes of them.
 
 A shard is a Parquet file with the columns `id`, `prompt` (text as the encoder sees it) and `tensors` (a safetensors
 blob). It is written once, under a name that follows from its number, so that a job that was stopped goes on.
@@ -24,7 +24,6 @@ from torch import Tensor
 from actors.checkpoint_source import CheckpointSource
 from actors.row import pack, unpack
 from actors.small_world.clips import SIZES, SmallWorldClip
-from actors.small_world.facts import facts_of
 from actors.storage import list_names, open_binary, write_atomically
 from model.geometry import LATENT_STRIDE_TIME
 
@@ -110,47 +109,6 @@ def _clip_row(clip: SmallWorldClip) -> dict[str, Any]:
     waveform_S = torch.from_numpy((clip.waveform() * 32767).round().astype(np.int16))
     tensors = {"frames": torch.from_numpy(clip.frames()), "waveform": waveform_S}
     return {"id": clip.id, "prompt": clip.request().prompt_text(), "tensors": pack(tensors)}
-
-
-@dataclass(frozen=True)
-class PromptShards:
-    """Writes shards of prompts: nothing is rendered, so there can be many more than clips.
-
-    A row's tensors are `tokens` (L,) int32 and `facts` (K,) int16 (see `facts_of`).
-
-    Attributes:
-        folder_url: where they go.
-        seed: of the world.
-        num_prompts: in all.
-        prompts_per_shard: the last one may hold fewer.
-        source: the checkpoint whose `text_encoder` has the tokens.
-    """
-
-    folder_url: str
-    seed: int
-    num_prompts: int
-    prompts_per_shard: int
-    source: CheckpointSource
-
-    @property
-    def num_shards(self) -> int:
-        """How many files there will be."""
-        return -(-self.num_prompts // self.prompts_per_shard)
-
-    def write(self, number: int) -> int:
-        """Write one shard; returns how many prompts it holds."""
-        text = self.source.fetch("text_encoder").text_encoder(torch.float32, torch.device("cpu"))
-        rows = []
-        for index in _indices(number, self.prompts_per_shard, self.num_prompts):
-            clip = SmallWorldClip.sample(self.seed, index)
-            prompt = clip.request().prompt_text()
-            tensors = {
-                "tokens": torch.tensor(text.tokenize(prompt), dtype=torch.int32),
-                "facts": torch.tensor(facts_of(clip), dtype=torch.int16),
-            }
-            rows.append({"id": clip.id, "prompt": prompt, "tensors": pack(tensors)})
-        write_shard(f"{self.folder_url}/{shard_name(number)}", rows)
-        return len(rows)
 
 
 class LatentShards:

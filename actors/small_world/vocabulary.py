@@ -33,6 +33,20 @@ _LINES: dict[Language, str] = {
 }
 
 
+_WIDE = ("", "。", "！", "!")
+_NARROW = ("", "", ".", "!")
+ENDINGS: dict[Language, tuple[str, ...]] = {
+    "zh": _WIDE,
+    "yue": _WIDE,
+    "ja": _WIDE,
+    "en": _NARROW,
+    "ko": _NARROW,
+    "de": _NARROW,
+    "fr": ("", ".", "!", " !"),
+}
+"""How lines end, by language; each one is as likely."""
+
+
 @dataclass(frozen=True)
 class Word:
     """One thing that can be said.

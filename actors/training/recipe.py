@@ -14,16 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from actors.small_world.facts import NUM_VALUES
 from actors.storage import read_bytes
 from model.checkpoint import Checkpoint
-from model.checkpoint_writer import (
-    write_audio_vae,
-    write_text_encoder_weights,
-    write_transformer,
-    write_turbo_vae,
-    write_wan_vae,
-)
+from model.checkpoint_writer import write_audio_vae, write_transformer, write_turbo_vae, write_wan_vae
 from model.oobleck import OobleckConfig
 from model.training.audio_codec import AudioCodecConfig, AudioCodecTask
 from model.training.distillation import DistillationTask
@@ -35,7 +28,6 @@ from model.training.replicas import Replicas
 from model.training.sharding import shard, shard_whole
 from model.training.super_resolution import SuperResolutionConfig, SuperResolutionTask
 from model.training.task import TrainingTask
-from model.training.text_encoder import TextEncoderConfig, TextEncoderTask
 from model.training.video_autoencoder import VideoAutoencoderConfig, VideoAutoencoderTask
 from model.transformer import Transformer
 from model.transformer_config import TransformerConfig
@@ -43,8 +35,7 @@ from model.turbo_vae import TurboVAEConfig
 from model.wan_config import WanVaeConfig
 
 Positive = Annotated[int, Field(ge=1)]
-Stage = Literal["text_encoder", "audio_codec", "video_autoencoder", "base", "super_resolution", "distillation"]
-Data = Literal["prompts", "clips", "latents"]
+Stage = Literal["audio_codec", "video_autoencoder", "base", "super_resolution", "distillation"]
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -96,8 +87,8 @@ class _Recipe(BaseModel):
 
     clip_tensors: ClassVar[tuple[str, ...]]
     """Tensors of a clip that the stage learns from."""
-    data: ClassVar[Data]
-    """Of what kind its shards are; beside latents lies the negative prompt."""
+    uses_latents: ClassVar[bool]
+    """Whether it learns from latents, and so knows the negative prompt, or from clips as they were drawn."""
     needed_component: ClassVar[str | None] = None
     """What it reads of the checkpoint."""
 
@@ -115,32 +106,6 @@ class _Recipe(BaseModel):
         """Write what a task exports into a checkpoint's folder."""
 
 
-class TextEncoderRecipe(_Recipe):
-    """The checkpoint's text encoder, which was drawn before."""
-
-    stage: Literal["text_encoder"]
-    training: TextEncoderConfig
-
-    clip_tensors = ("tokens", "facts")
-    data = "prompts"
-    needed_component = "text_encoder"
-
-    @property
-    def optimiser(self) -> OptimiserConfig:
-        """See `_Recipe.optimiser`."""
-        return self.training.optimiser
-
-    def make_task(self, worker: Worker) -> TrainingTask:
-        """See `_Recipe.make_task`."""
-        assert worker.checkpoint is not None
-        encoder = worker.checkpoint.text_encoder(torch.float32, worker.device)
-        return TextEncoderTask(encoder, NUM_VALUES, self.training, self.seed, worker.replicas)
-
-    def write(self, checkpoint_folder: Path, tensors: Mapping[str, Tensor]) -> None:
-        """See `_Recipe.write`."""
-        write_text_encoder_weights(checkpoint_folder, _halved(tensors))
-
-
 class AudioCodecRecipe(_Recipe):
     """The audio autoencoder."""
 
@@ -149,7 +114,7 @@ class AudioCodecRecipe(_Recipe):
     training: AudioCodecConfig
 
     clip_tensors = ("waveform",)
-    data = "clips"
+    uses_latents = False
 
     @property
     def optimiser(self) -> OptimiserConfig:
@@ -174,7 +139,7 @@ class VideoAutoencoderRecipe(_Recipe):
     training: VideoAutoencoderConfig
 
     clip_tensors = ("frames",)
-    data = "clips"
+    uses_latents = False
 
     @property
     def optimiser(self) -> OptimiserConfig:
@@ -209,7 +174,7 @@ class _TransformerRecipe(_Recipe):
     recomputes_layers: bool = False
     is_sharded: bool = False
 
-    data = "latents"
+    uses_latents = True
 
     def _ready(self, transformer: Transformer, worker: Worker) -> Transformer:
         """On its device; sharded where that is wanted."""
@@ -309,12 +274,7 @@ class DistillationRecipe(_TransformerRecipe):
 
 
 Recipe = Annotated[
-    TextEncoderRecipe
-    | AudioCodecRecipe
-    | VideoAutoencoderRecipe
-    | BaseRecipe
-    | SuperResolutionRecipe
-    | DistillationRecipe,
+    AudioCodecRecipe | VideoAutoencoderRecipe | BaseRecipe | SuperResolutionRecipe | DistillationRecipe,
     Field(discriminator="stage"),
 ]
 _ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)

@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 from actors.checkpoint_source import CheckpointSource
@@ -58,7 +57,7 @@ class TrainingRun:
                 place.device,
                 Replicas(place.num_workers),
                 place.checkpoint.fetch(needed) if needed else None,
-                _negative_text(place) if recipe.data == "latents" else None,
+                unpack(read_bytes(join(place.data_url, NEGATIVE_PROMPT_FILE)))["text"] if recipe.uses_latents else None,
                 init_device_mesh(place.device.type, (place.num_workers,)) if is_sharded else None,
             )
         )
@@ -99,7 +98,3 @@ class TrainingRun:
         with TemporaryDirectory() as folder:
             self.recipe.write(Path(folder), tensors)
             write_folder(self.place.checkpoint.url, Path(folder))
-
-
-def _negative_text(place: RunPlace) -> Tensor:
-    return unpack(read_bytes(join(place.data_url, NEGATIVE_PROMPT_FILE)))["text"]

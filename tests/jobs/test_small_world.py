@@ -34,19 +34,6 @@ def test_clips_then_latents_and_what_is_there_is_left_alone(tmp_path, cluster, t
     ids = [row["id"] for number in range(3) for row in read_shard(str(latents / shard_name(number)))]
     assert ids == [f"clip-1-{index:06d}" for index in range(5)]
 
-    arguments = [
-        "prompts",
-        "--checkpoint",
-        tiny_checkpoint,
-        "--output",
-        str(tmp_path / "prompts"),
-        "--num-prompts",
-        "3",
-    ]
-    assert main([*arguments, "--per-shard", "2", "--num-workers", "1", "--address", cluster.address]) == 0
-    assert "3 prompts made" in capsys.readouterr().out
-    assert [row["id"] for row in read_shard(str(tmp_path / "prompts" / shard_name(1)))] == ["clip-3-000002"]
-
 
 def test_a_manifest_asks_for_other_heads_and_has_their_pictures(tmp_path):
     assert main(["manifest", "--output", str(tmp_path), "--num-clips", "98", "--conditions", "image"]) == 0

@@ -6,7 +6,7 @@ import pytest
 from actors.request import LANGUAGES, ClipRequest
 from actors.small_world.clips import SIZES, SmallWorldClip
 from actors.small_world.speech import mouth_shapes, place, speak
-from actors.small_world.vocabulary import CONCEPTS, WORDS, find_word
+from actors.small_world.vocabulary import CONCEPTS, ENDINGS, WORDS, find_word
 from model.geometry import RESOLUTIONS, SAMPLES_PER_AUDIO_LATENT
 
 pytestmark = pytest.mark.usefixtures("espeak")
@@ -23,6 +23,13 @@ def test_lines_are_found_as_prompts_write_them():
     assert find_word("zh", "你 好。").name == "zh-hello"
     assert find_word("yue", "早晨").name == "yue-good-morning"
     assert find_word("fr", "Guten Morgen") is None
+
+
+def test_prompts_end_lines_as_their_language_does_and_the_word_is_found():
+    clips = [SmallWorldClip.sample(1, index) for index in range(3 * len(WORDS))]
+    assert all(find_word(clip.word.language, clip.line) is clip.word for clip in clips)
+    endings = {(clip.word.language, clip.line.removeprefix(clip.word.line)) for clip in clips}
+    assert endings == {(language, ending) for language, endings in ENDINGS.items() for ending in endings}
 
 
 def test_all_words_are_heard_and_two_voices_differ():

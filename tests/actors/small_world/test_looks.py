@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from actors.small_world.faces import render
-from actors.small_world.looks import EXPRESSIONS, HAIR, PALETTES, PERSONS, Look, describe, describe_reference, nearest
+from actors.small_world.looks import (
+    EXPRESSIONS,
+    HAIR,
+    HAIR_STYLES,
+    PALETTES,
+    PERSONS,
+    Look,
+    describe,
+    describe_reference,
+    nearest,
+)
 
 LOOK = Look("woman", "red", "long", "fair", "green", "blue", True, False, "smiling", "still")
 
@@ -27,12 +37,24 @@ def test_a_description_tells_every_trait():
     rng = np.random.default_rng(1)
     for look in looks(100):
         text = describe(look, rng)
-        expected = [f"{look.hair_style} {look.hair} hair", f"{look.skin} skin", f"{look.shirt} shirt", look.person]
-        assert all(part in text for part in expected), text
-        assert ("glasses" in text) == look.glasses
-        assert ("beard" in text) == look.beard
-        assert look.wall in text
+        colours = [
+            f" {look.hair} hair,",
+            f" {look.skin} skin,",
+            f" a {look.shirt} shirt,",
+            f" {look.wall} wall behind.",
+        ]
+        assert all(clause in text for clause in [*colours, f" {HAIR_STYLES[look.hair_style]},", f" {look.person}"]), (
+            text
+        )
+        assert (" glasses," in text) == look.glasses
+        assert (" a beard," in text) == look.beard
         assert " a orange" not in text
+
+
+def test_clauses_stand_in_any_order():
+    rng = np.random.default_rng(1)
+    firsts = {describe(LOOK, rng).split(": ")[1].split(",")[0] for _ in range(60)}
+    assert firsts == {"red hair", "worn long", "fair skin", "glasses", "a green shirt"}
 
 
 def test_a_description_for_a_reference_tells_no_look():

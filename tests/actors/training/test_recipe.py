@@ -8,7 +8,7 @@ import yaml
 from actors.training.recipe import RecipeError, load_recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
-STAGES = ("text_encoder", "audio_codec", "video_autoencoder", "base", "super_resolution", "distillation")
+STAGES = ("audio_codec", "video_autoencoder", "base", "super_resolution", "distillation")
 
 
 @pytest.mark.parametrize("stage", STAGES)
