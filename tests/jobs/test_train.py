@@ -26,7 +26,7 @@ from pipeline.training import DONE_NAME
 from tests.actors.training.test_recipe import RECIPES, STAGES
 
 RATES = {"num_steps": 12, "num_warmup_steps": 1, "final_share": 1.0}
-NOISY_RATES = RATES | {"num_steps": 36, "learning_rate": 3e-3}
+NOISY_RATES = RATES | {"num_steps": 120, "learning_rate": 3e-3}
 """Of losses that depend on the drawn noise level: more of them are compared."""
 TRANSFORMER = {"num_layers": 3, "hidden_size": 64, "head_dim": 16, "expert_layers": [0, 2]}
 HALF = {"channels": 4, "multiples": [1, 1, 1, 2, 2]}
