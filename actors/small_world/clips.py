@@ -13,7 +13,7 @@ import numpy as np
 
 from actors.request import ClipRequest, DialogueLine, StructuredPrompt
 from actors.small_world.faces import render
-from actors.small_world.looks import Look, describe, describe_reference
+from actors.small_world.looks import STARTS, Look, describe, describe_reference
 from actors.small_world.speech import PITCH, SPEED_WPM, mouth_shapes, place, speak
 from actors.small_world.vocabulary import ENDINGS, WORDS, Word
 from model.geometry import FRAMES_PER_SECOND, MODEL_SAMPLE_RATE_HZ, ClipLength
@@ -29,7 +29,6 @@ METADATA_KEY = "small_world"
 """Under it a request's metadata says what was asked for, for evaluation."""
 
 _REFERENCE_SHARE = 0.2
-_FIRST_ONSET_FRAME, _LAST_ONSET_FRAME = 2, 8
 _FRAMES_BEHIND = 2
 """Of silence at least."""
 
@@ -46,7 +45,7 @@ class SmallWorldClip:
         line: the word as this prompt writes it.
         aspect: aspect ratio.
         seconds: length, a multiple of 0.2.
-        onset_frame: where the word begins.
+        start: when the word begins, of `looks.STARTS`.
         seed: of the drawing.
     """
 
@@ -57,7 +56,7 @@ class SmallWorldClip:
     line: str
     aspect: str
     seconds: float
-    onset_frame: int
+    start: str
     seed: int
 
     @classmethod
@@ -69,36 +68,32 @@ class SmallWorldClip:
         """
         rng = np.random.default_rng([seed, index])
         word, look = WORDS[index % len(WORDS)], Look.sample(rng)
+        start = str(rng.choice(list(STARTS)))
         spoken_frames = len(speak(word, look.person, SPEED_WPM, PITCH)) / MODEL_SAMPLE_RATE_HZ * FRAMES_PER_SECOND
-        taken_frames = math.ceil(spoken_frames) + _FRAMES_BEHIND
-        least_fifths = math.ceil((_FIRST_ONSET_FRAME + taken_frames) / FRAMES_PER_SECOND * 5)
-        fifths = max(least_fifths, round(MIN_SECONDS * 5)) + int(rng.geometric(0.5)) - 1
-        seconds = min(fifths / 5, MAX_SECONDS)
-        latest_frame = ClipLength.from_seconds(seconds).num_audio_latents - taken_frames
-        # Anywhere, so that a mouth cannot fit every sound alike.
-        onset_frame = int(
-            rng.integers(_FIRST_ONSET_FRAME, min(max(latest_frame, _FIRST_ONSET_FRAME), _LAST_ONSET_FRAME) + 1)
+        least_frames = STARTS[start] + math.ceil(spoken_frames) + _FRAMES_BEHIND
+        fifths = (
+            max(math.ceil(least_frames / FRAMES_PER_SECOND * 5), round(MIN_SECONDS * 5)) + int(rng.geometric(0.5)) - 1
         )
         is_left_to_reference = rng.random() < _REFERENCE_SHARE
         return cls(
             id=f"clip-{seed}-{index:06d}",
             word=word,
             look=look,
-            description=describe_reference(rng) if is_left_to_reference else describe(look, rng),
+            description=describe_reference(start, rng) if is_left_to_reference else describe(look, start, rng),
             line=word.line + str(rng.choice(ENDINGS[word.language])),
             aspect=str(rng.choice(["16:9", "9:16", "1:1"])),
-            seconds=seconds,
-            onset_frame=onset_frame,
+            seconds=min(fifths / 5, MAX_SECONDS),
+            start=start,
             seed=int(rng.integers(2**31)),
         )
 
     def with_look(self) -> SmallWorldClip:
         """The same clip with a prompt that tells the look."""
-        return replace(self, description=describe(self.look, np.random.default_rng(self.seed)))
+        return replace(self, description=describe(self.look, self.start, np.random.default_rng(self.seed)))
 
     def without_look(self) -> SmallWorldClip:
         """The same clip with a prompt that leaves the look to a reference image."""
-        return replace(self, description=describe_reference(np.random.default_rng(self.seed)))
+        return replace(self, description=describe_reference(self.start, np.random.default_rng(self.seed)))
 
     @property
     def length(self) -> ClipLength:
@@ -126,7 +121,7 @@ class SmallWorldClip:
     def waveform(self) -> np.ndarray:
         """The sound, (S,) float32 at 51.2 kHz, S a whole number of audio latents."""
         speech = speak(self.word, self.look.person, SPEED_WPM, PITCH)
-        return place(speech, self.onset_frame, self.length.num_audio_latents)
+        return place(speech, STARTS[self.start], self.length.num_audio_latents)
 
     def frames(self, resolution: str = "540p") -> np.ndarray:
         """The picture, (F, Y, X, 3) uint8, F as many frames as the video decoder gives."""

@@ -148,9 +148,9 @@ def _draw_eyes(pen: _Pen, look: Look, openness: float) -> None:
 
 def _draw_mouth(pen: _Pen, look: Look, opening: float, width: float) -> None:
     corners = {"smiling": -0.035, "serious": 0.0, "surprised": 0.0}[look.expression]
-    half_width = 0.11 + 0.05 * width + (0.02 if look.expression == "smiling" else 0)
-    half_height = 0.012 + 0.105 * opening
-    y = 0.28
+    half_width = 0.13 + 0.05 * width + (0.02 if look.expression == "smiling" else 0)
+    half_height = 0.012 + 0.13 * opening
+    y = 0.29
     pen.line([(-half_width, y + corners), (0, y), (half_width, y + corners)], 0.03, _LIPS)
     if opening > 0.06:
         pen.ellipse(0, y, half_width, half_height + 0.02, _LIPS)

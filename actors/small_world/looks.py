@@ -43,7 +43,11 @@ HAIR_STYLES = {"short": "cut short", "long": "worn long", "tied-back": "tied bac
 EXPRESSIONS = {"smiling": "smiles", "serious": "looks serious", "surprised": "looks surprised"}
 MOTIONS = {"still": "keeps still", "nodding": "nods", "swaying": "sways gently"}
 
+STARTS = {"at once": 2, "after a short pause": 5, "after a long pause": 8}
+"""When a word begins: name in prompts to the frame of 1/25 s."""
+
 _PERSONS = ("A {} faces the camera", "A {} speaks to the viewer", "Close view of a {}")
+_REFERENCES = ("The person in the picture speaks to the viewer.", "The same person, speaking.", "A person speaks.")
 _VIEWS = (
     "",
     "Static camera.",
@@ -121,8 +125,14 @@ class Look:
         )
 
 
-def describe(look: Look, rng: np.random.Generator) -> str:
-    """Put a look into words: a clause for each trait, in one of many orders and wordings."""
+def describe(look: Look, start: str, rng: np.random.Generator) -> str:
+    """Put a look, and when the word begins, into words: a clause for each trait, in one of many orders and wordings.
+
+    Args:
+        look: who is seen.
+        start: of `STARTS`.
+        rng: source of the wording.
+    """
     clauses = [f"{look.hair} hair", HAIR_STYLES[look.hair_style], f"{look.skin} skin", f"a {look.shirt} shirt"]
     clauses += ["glasses"] * look.glasses + ["a beard"] * look.beard
     rng.shuffle(clauses)
@@ -130,16 +140,17 @@ def describe(look: Look, rng: np.random.Generator) -> str:
     she = "She" if look.person == "woman" else "He"
     acts = f"{she} {EXPRESSIONS[look.expression]} and {MOTIONS[look.motion]}."
     person = str(rng.choice(_PERSONS)).format(look.person)
-    return " ".join(filter(None, (f"{person}: {', '.join(clauses)}, {wall}.", acts, str(rng.choice(_VIEWS)))))
+    sentences = (f"{person}: {', '.join(clauses)}, {wall}.", acts, _start(start), str(rng.choice(_VIEWS)))
+    return " ".join(filter(None, sentences))
 
 
-def describe_reference(rng: np.random.Generator) -> str:
-    """A description that leaves the look to a reference image."""
-    return str(
-        rng.choice(
-            ("The person in the picture speaks to the viewer.", "The same person, speaking.", "A person speaks.")
-        )
-    )
+def describe_reference(start: str, rng: np.random.Generator) -> str:
+    """A description that leaves the look to a reference image; `start` is of `STARTS`."""
+    return f"{rng.choice(_REFERENCES)} {_start(start)}"
+
+
+def _start(start: str) -> str:
+    return f"Speech starts {start}."
 
 
 def nearest(part: str, colour: Sequence[float]) -> str:

@@ -36,7 +36,7 @@ def test_every_trait_is_drawn_and_women_have_no_beards():
 def test_a_description_tells_every_trait():
     rng = np.random.default_rng(1)
     for look in looks(100):
-        text = describe(look, rng)
+        text = describe(look, "at once", rng)
         colours = [
             f" {look.hair} hair,",
             f" {look.skin} skin,",
@@ -48,17 +48,18 @@ def test_a_description_tells_every_trait():
         )
         assert (" glasses," in text) == look.glasses
         assert (" a beard," in text) == look.beard
+        assert " Speech starts at once." in text
         assert " a orange" not in text
 
 
 def test_clauses_stand_in_any_order():
     rng = np.random.default_rng(1)
-    firsts = {describe(LOOK, rng).split(": ")[1].split(",")[0] for _ in range(60)}
+    firsts = {describe(LOOK, "at once", rng).split(": ")[1].split(",")[0] for _ in range(60)}
     assert firsts == {"red hair", "worn long", "fair skin", "glasses", "a green shirt"}
 
 
 def test_a_description_for_a_reference_tells_no_look():
-    text = describe_reference(np.random.default_rng(0))
+    text = describe_reference("at once", np.random.default_rng(0))
     assert not any(f" {name} " in text for palette in PALETTES.values() for name in palette)
 
 
