@@ -50,7 +50,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     text_encoder.add_argument(
         "--min-frequency", type=positive, default=40, metavar="N", help="pairs that become a token (default: 40)"
     )
-    text_encoder.add_argument("--width", type=positive, default=64, metavar="N", help="of features (default: 64)")
+    text_encoder.add_argument("--width", type=positive, default=256, metavar="N", help="of features (default: 256)")
     manifest = commands.add_parser("manifest", help="write prompts to judge a model by")
     manifest.add_argument("--num-clips", type=positive, default=400, metavar="N", help="rows (default: 400)")
     manifest.add_argument("--resolution", choices=("256p", "540p"), default="256p")

@@ -1,7 +1,6 @@
 """A small T5Gemma with seeded random weights and its tokenizer, for checkpoints that are small themselves.
 
-Its features tell tokens apart and carry some of what stands around them; `model.training.text_encoder` makes more of
-them.
+Its features tell tokens apart and carry a little of what stands around them.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from model.text_encoder import is_encoder_tensor
 _MARKS = r',.:;!?。！？"\n'
 _PHRASE = rf'[^{_MARKS}\s](?:[^{_MARKS}]*[^{_MARKS}\s])?(?:[,.:;]+\s+"?)?|\s*[{_MARKS}]+\s*'
 """Words up to the next mark, with it where more follows on the line; marks at the end of a line by themselves."""
-_LAYER_SHARE = 0.25
+_LAYER_SHARE = 0.1
 _SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")
 
 
@@ -83,7 +82,7 @@ def write_text_encoder(
     sizes = {
         "vocab_size": len(tokenizer),
         "hidden_size": width,
-        "intermediate_size": 2 * width,
+        "intermediate_size": width,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

@@ -85,7 +85,7 @@ def write_small_text_encoder(
         ValueError: a number is not allowed, or there are no clips.
         StorageError: the store refuses or is out of reach.
     """
-    prompts = [*read_prompts(clips_url), *[negative_prompt] * max(1, min_frequency)]
+    prompts = [*read_prompts(clips_url), *[negative_prompt] * min_frequency]  # often enough for tokens of its own
     with TemporaryDirectory() as folder:
         tokenizer = trained_tokenizer(prompts, vocabulary_size, min_frequency)
         write_text_encoder(Path(folder) / TEXT_ENCODER_FOLDER, tokenizer, width, seed, is_encoder_only=True)

@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import torch
 
 from actors.request import ClipRequest
-from actors.small_world.shards import NEGATIVE_PROMPT_FILE, read_shard, shard_name
+from actors.small_world.shards import NEGATIVE_PROMPT_FILE, ClipShards, read_shard, shard_name
 from jobs.small_world import main
+from model.checkpoint import Checkpoint
 from pipeline.manifest import read_manifest
+from pipeline.settings import DEFAULT_NEGATIVE_PROMPT
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +36,18 @@ def test_clips_then_latents_and_what_is_there_is_left_alone(tmp_path, cluster, t
     assert (latents / NEGATIVE_PROMPT_FILE).is_file()
     ids = [row["id"] for number in range(3) for row in read_shard(str(latents / shard_name(number)))]
     assert ids == [f"clip-1-{index:06d}" for index in range(5)]
+
+
+def test_a_text_encoder_has_tokens_for_the_phrases_of_clips_and_of_the_negative_prompt(tmp_path, capsys):
+    clips = ClipShards(str(tmp_path / "clips"), seed=1, num_clips=60, clips_per_shard=60)
+    clips.write(0)
+    arguments = ["--clips", clips.folder_url, "--output", str(tmp_path), "--min-frequency", "5", "--width", "32"]
+    assert main(["text-encoder", *arguments]) == 0
+    assert "text encoder in" in capsys.readouterr().out
+    encoder = Checkpoint(str(tmp_path)).text_encoder(torch.float32, torch.device("cpu"))
+    start, negative = encoder.encode(["Speech starts at once. ", DEFAULT_NEGATIVE_PROMPT])
+    assert start.features_1LC.shape == (1, 2, 32), "the beginning token and the phrase"
+    assert negative.num_tokens <= 2 + sum(DEFAULT_NEGATIVE_PROMPT.count(mark) for mark in ",;")
 
 
 def test_a_manifest_asks_for_other_heads_and_has_their_pictures(tmp_path):
