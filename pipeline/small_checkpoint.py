@@ -16,6 +16,7 @@ from actors.checkpoint_source import CheckpointSource
 from actors.small_world.shards import ClipShards
 from actors.storage import join, list_names, read_bytes, write_folder
 from actors.training.recipe import (
+    BaseRecipe,
     DistillationRecipe,
     Recipe,
     RecipeError,
@@ -203,7 +204,23 @@ def load_checkpoint_recipe(folder_url: str) -> tuple[CheckpointRecipe, dict[Stag
         if sampler in recipe.config.get("sampling", {}):
             given = recipe.config["sampling"][sampler]
             raise RecipeError(f"recipe {url}: config.sampling.{sampler} must be left to {stage}.yaml, got {given!r}")
+    _check_agreement(recipe, recipes, folder_url)
     return recipe, recipes
+
+
+def _check_agreement(recipe: CheckpointRecipe, stage_recipes: Mapping[Stage, Recipe], folder_url: str) -> None:
+    """Whether the stages' recipes go with the data that `checkpoint.yaml` has made for them."""
+    num_large = min(recipe.latents.num_large_shards * recipe.clips.clips_per_shard, recipe.clips.num_clips)
+    for stage, found in stage_recipes.items():
+        url = join(folder_url, f"{stage}.yaml")
+        if isinstance(found, SuperResolutionRecipe) and num_large < (found.max_clips or recipe.clips.num_clips):
+            allowed = f"at most {num_large}, the clips of latents.num_large_shards in {RECIPE_NAME}"
+            raise RecipeError(f"recipe {url}: max_clips must be {allowed}, got {found.max_clips}")
+        if isinstance(found, BaseRecipe | SuperResolutionRecipe):
+            width, channels = recipe.text_encoder.width, found.network.text_channels
+            if width != channels:
+                allowed = f"{width}, as text_encoder.width in {RECIPE_NAME}"
+                raise RecipeError(f"recipe {url}: network.text_channels must be {allowed}, got {channels}")
 
 
 def _exhaust(results: Iterator[Any]) -> None:

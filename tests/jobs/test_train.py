@@ -262,11 +262,30 @@ def test_every_clip_of_the_world_can_be_asked_of_the_shipped_checkpoint():
     assert asked.samplers.super_resolution == stage_recipes["super_resolution"].training.sampling
 
 
-def test_a_sampler_that_two_recipes_tell_is_one_line(recipes, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        (
+            "checkpoint",
+            {"config": {"sampling": {"distill": {"num_steps": 4}}}},
+            "checkpoint.yaml: config.sampling.distill must be left to distillation.yaml, got {'num_steps': 4}",
+        ),
+        (
+            "super_resolution",
+            {"max_clips": 9},
+            "super_resolution.yaml: max_clips must be at most 4, the clips of latents.num_large_shards in "
+            "checkpoint.yaml, got 9",
+        ),
+        (
+            "base",
+            {"network": {"text_channels": 64}},
+            "base.yaml: network.text_channels must be 256, as text_encoder.width in checkpoint.yaml, got 64",
+        ),
+    ],
+)
+def test_recipes_that_do_not_go_together_are_one_line(recipes, tmp_path, name, changes, expected):
     folder = shutil.copytree(recipes, tmp_path / "recipes")
-    values = yaml.safe_load((folder / "checkpoint.yaml").read_text())
-    values["config"]["sampling"]["distill"] = {"num_steps": 4}
-    (folder / "checkpoint.yaml").write_text(yaml.safe_dump(values))
-    expected = "checkpoint.yaml: config.sampling.distill must be left to distillation.yaml, got {'num_steps': 4}"
+    values = yaml.safe_load((folder / f"{name}.yaml").read_text())
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(changed(values, changes)))
     with pytest.raises(RecipeError, match=re.escape(expected)):
         load_checkpoint_recipe(str(folder))
