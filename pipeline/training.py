@@ -155,7 +155,7 @@ def _work(config: dict[str, Any]) -> None:
     rank = context.get_world_rank()
     place = RunPlace(spec.data_url, spec.checkpoint, rank, context.get_world_size(), get_device())
     run = TrainingRun(spec.recipe, place)
-    first, history = 0, _History(spec, run.num_steps)
+    first, history = 0, History(spec.recipe.stage, run.num_steps, spec.report_every_s)
     if (saved := ray.train.get_checkpoint()) is not None:
         with saved.as_directory() as folder:
             first = run.load(Path(folder))
@@ -169,7 +169,7 @@ def _work(config: dict[str, Any]) -> None:
         write_atomically(join(spec.run_url, DONE_NAME), json.dumps(history.rows, indent=1).encode())
 
 
-def _save(run: TrainingRun, next_step: int, history: _History, rank: int) -> None:
+def _save(run: TrainingRun, next_step: int, history: History, rank: int) -> None:
     history.close(next_step)
     metrics = history.rows[-1] if history.rows else {"step": next_step}
     with TemporaryDirectory() as name:
@@ -182,22 +182,31 @@ def _save(run: TrainingRun, next_step: int, history: _History, rank: int) -> Non
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(name) if has_files else None)
 
 
-class _History:
-    """Means of what steps report, a row every few seconds."""
+class History:
+    """Means of what steps report, in rows that end when a line is told or a state is saved.
 
-    def __init__(self, spec: TrainingSpec, num_steps: int):
-        self.stage, self.num_steps, self.report_every_s = spec.recipe.stage, num_steps, spec.report_every_s
+    Args:
+        stage: what is trained.
+        num_steps: of the whole run.
+        report_every_s: seconds of training between two lines.
+    """
+
+    def __init__(self, stage: str, num_steps: int, report_every_s: float):
+        self.stage, self.num_steps, self.report_every_s = stage, num_steps, report_every_s
         self.rows: list[dict[str, float]] = []
         self._sums: dict[str, float] = defaultdict(float)
         self._num = 0
+        self._untold_s = 0.0
 
     def add(self, num_done: int, report: dict[str, float], is_shown: bool) -> None:
         """Take in a step's report."""
         self._num += 1
         for name, value in report.items():
             self._sums[name] += value
-        if self._sums["step_s"] >= self.report_every_s or num_done == self.num_steps:
+        self._untold_s += report["step_s"]  # a saved state ends a row, too, and must not put off the next line
+        if self._untold_s >= self.report_every_s or num_done == self.num_steps:
             self.close(num_done)
+            self._untold_s = 0.0
             if is_shown:
                 row = self.rows[-1]
                 watched = ", ".join(f"{n} {v:.4g}" for n, v in row.items() if n not in ("step", "step_s"))

@@ -1,0 +1,13 @@
+from pipeline.training import History
+
+
+def test_lines_are_told_in_time_however_often_states_are_saved(capsys):
+    history = History("base", num_steps=30, report_every_s=5.0)
+    for step in range(30):
+        history.add(step + 1, {"loss": float(step), "step_s": 1.0}, is_shown=True)
+        if (step + 1) % 3 == 0:
+            history.close(step + 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"base {number}/30" for number in range(5, 31, 5)]
+    assert lines[0] == "base 5/30: loss 3.5; 0.4 min left"
+    assert [row["step"] for row in history.rows] == sorted({*range(3, 31, 3), *range(5, 31, 5)})
