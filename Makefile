@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-TINY := checkpoints/tiny
 DEMO_OUT := out/demo
 
 .PHONY: demo test lint format setup setup-dev clean
@@ -24,13 +23,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
-$(TINY)/.made: $(VENV)/.installed tests/tiny_checkpoint.py tests/tiny_autoencoders.py
-	@$(BIN)/python -m tests.tiny_checkpoint $(TINY)
-	@touch $@
-
-demo: $(TINY)/.made
+demo: setup
 	@$(if $(FRESH),rm -rf $(DEMO_OUT))
-	@$(BIN)/python -m jobs.generate --manifest examples/demo.jsonl --output $(DEMO_OUT) --checkpoint $(TINY)
+	@$(BIN)/python -m jobs.generate --manifest examples/demo.jsonl --output $(DEMO_OUT) --checkpoint checkpoints/mini
 
 # With the fault handler, so that a crash of a library says where, even after pytest's own has gone.
 test: setup-dev
@@ -46,4 +41,4 @@ format: setup-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) out $(TINY)
+	rm -rf $(VENV) out
