@@ -48,7 +48,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--vocabulary", type=positive, default=2048, metavar="N", help="most tokens (default: 2048)"
     )
     text_encoder.add_argument(
-        "--min-frequency", type=positive, default=40, metavar="N", help="pairs that become a token (default: 40)"
+        "--min-frequency", type=positive, default=40, metavar="N", help="of phrases that are tokens (default: 40)"
     )
     text_encoder.add_argument("--width", type=positive, default=256, metavar="N", help="of features (default: 256)")
     manifest = commands.add_parser("manifest", help="write prompts to judge a model by")

@@ -5,14 +5,14 @@ Its features tell tokens apart and carry a little of what stands around them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
-from tokenizers.trainers import BpeTrainer
 from torch import nn
 from transformers import PreTrainedTokenizerFast, T5GemmaConfig, T5GemmaForConditionalGeneration, T5GemmaModuleConfig
 from transformers.utils import logging as transformers_logging
@@ -26,32 +26,44 @@ _LAYER_SHARE = 0.1
 _SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")
 
 
-def trained_tokenizer(prompts: Iterable[str], vocabulary_size: int, min_frequency: int = 0) -> PreTrainedTokenizerFast:
-    """Byte-pair encoding that knows the phrases of some prompts; other text is spelt, down to bytes.
+def phrase_tokenizer(
+    prompts: Iterable[str], vocabulary_size: int, min_frequency: int = 1, certain_prompts: Iterable[str] = ()
+) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows the phrases of some prompts; other text is spelt in bytes.
 
     Tokens span words, up to the next punctuation, so that "red hair" is another one than "red shirt": what belongs to
     what needs no training.
 
     Args:
         prompts: what to learn from; none leaves a token per byte.
-        vocabulary_size: at most so many tokens, the 256 bytes included.
-        min_frequency: a token is made of two others that stand side by side at least so often.
+        vocabulary_size: at most so many tokens, the 256 bytes and 4 special ones included; the rarest are left out.
+        min_frequency: a phrase is a token if it stands in the prompts at least so often.
+        certain_prompts: phrases of these are tokens, however rare they are.
+
+    Raises:
+        ValueError: if `vocabulary_size` is less than 260.
     """
-    tokenizer = Tokenizer(tokenizer_models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    spelling = [*_SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    if vocabulary_size < len(spelling):
+        raise ValueError(f"vocabulary_size must be at least {len(spelling)}, got {vocabulary_size}")
+    splitter = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_PHRASE), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    trainer = BpeTrainer(
-        vocab_size=vocabulary_size,
-        min_frequency=min_frequency,
-        special_tokens=list(_SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(prompts, trainer)
+
+    def phrases_of(texts: Iterable[str]) -> Iterator[str]:
+        return (phrase for text in texts for phrase, _ in splitter.pre_tokenize_str(text))
+
+    counts = Counter(phrases_of(prompts))
+    frequent = [phrase for phrase, count in counts.most_common() if count >= min_frequency]
+    known = list(dict.fromkeys([*spelling, *phrases_of(certain_prompts), *frequent]))[:vocabulary_size]
+    vocabulary = {token: number for number, token in enumerate(known)}
+    # No merges: a phrase is in the vocabulary as a whole, or it is spelt.
+    model = tokenizer_models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", ignore_merges=True)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()
     begin = tokenizer.token_to_id("<bos>")
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", begin)])

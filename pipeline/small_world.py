@@ -19,7 +19,7 @@ from actors.small_world.clips import SmallWorldClip
 from actors.small_world.shards import ClipShards, LatentShards, missing_shards, read_prompts
 from actors.storage import join, list_names, write_atomically, write_folder
 from model.checkpoint_writer import TEXT_ENCODER_FOLDER
-from model.small_text_encoder import trained_tokenizer, write_text_encoder
+from model.small_text_encoder import phrase_tokenizer, write_text_encoder
 
 MANIFEST_NAME = "manifest.jsonl"
 
@@ -77,7 +77,7 @@ def write_small_text_encoder(
         checkpoint_url: where it goes.
         negative_prompt: its phrases become tokens, too.
         vocabulary_size: at most so many tokens.
-        min_frequency: a token is made of two others that stand side by side at least so often.
+        min_frequency: a phrase of the clips' prompts is a token if it stands there at least so often.
         width: of the features, a multiple of 16.
         seed: of the weights.
 
@@ -85,9 +85,8 @@ def write_small_text_encoder(
         ValueError: a number is not allowed, or there are no clips.
         StorageError: the store refuses or is out of reach.
     """
-    prompts = [*read_prompts(clips_url), *[negative_prompt] * min_frequency]  # often enough for tokens of its own
     with TemporaryDirectory() as folder:
-        tokenizer = trained_tokenizer(prompts, vocabulary_size, min_frequency)
+        tokenizer = phrase_tokenizer(read_prompts(clips_url), vocabulary_size, min_frequency, [negative_prompt])
         write_text_encoder(Path(folder) / TEXT_ENCODER_FOLDER, tokenizer, width, seed, is_encoder_only=True)
         write_folder(checkpoint_url, Path(folder))
 

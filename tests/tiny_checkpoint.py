@@ -19,7 +19,7 @@ from model.checkpoint_writer import (
     write_turbo_vae,
     write_wan_vae,
 )
-from model.small_text_encoder import trained_tokenizer, write_text_encoder
+from model.small_text_encoder import phrase_tokenizer, write_text_encoder
 from model.transformer import Transformer
 from model.transformer_config import TransformerConfig
 from model.variants import VARIANTS, as_variant
@@ -62,7 +62,7 @@ def write_tiny_checkpoint(folder: str | Path, seed: int = 0) -> None:
         config = {"local_attention_radius": _LOCAL_ATTENTION_RADIUS} if variant == "sr_1080p" else None
         write_transformer(root, variant, tensors, config, num_shards=2 if variant == "base" else 1)
     width = tiny_config("base").text_channels
-    write_text_encoder(root / TEXT_ENCODER_FOLDER, trained_tokenizer([], NUM_TOKENS), width, seed)
+    write_text_encoder(root / TEXT_ENCODER_FOLDER, phrase_tokenizer([], NUM_TOKENS), width, seed)
     generator = torch.Generator().manual_seed(seed)
     write_turbo_vae(root, *tiny_turbo_vae(generator))
     write_wan_vae(root, tiny_wan_vae_state_dict(generator))
