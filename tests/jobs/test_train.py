@@ -160,7 +160,7 @@ def test_another_recipe_in_the_same_folder_is_one_line(made, recipes, cluster, c
         ("base", ["--num-workers", "3"], "batch_size must be a multiple of the 3 workers, got 4"),
         ("base", ["--num-workers", "4"], "num_workers must be at most 2, the shards in "),
         ("base", ["--set", "is_sharded=true"], "is_sharded must be false with one worker, got True"),
-        ("base", ["--set", "network.text_channels=48"], "network.text_channels must be 64, as the text in "),
+        ("base", ["--set", "network.text_channels=48"], "network.text_channels must be 256, as the text in "),
         ("distillation", ["--checkpoint", "{empty}"], "base: is absent, "),
     ],
 )
