@@ -1,5 +1,7 @@
 """What the shipped small checkpoint is worth, on clips it has not been trained with."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +20,11 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def checkpoint():
     return Checkpoint("checkpoints/mini")
+
+
+def test_all_of_it_is_small():
+    num_bytes = sum(path.stat().st_size for path in Path("checkpoints/mini").rglob("*") if path.is_file())
+    assert num_bytes < 32_000_000
 
 
 @pytest.mark.parametrize(("resolution", "least_db"), [("256p", 27.5), ("540p", 28.0)])
