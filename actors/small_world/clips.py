@@ -71,9 +71,8 @@ class SmallWorldClip:
         start = str(rng.choice(list(STARTS)))
         spoken_frames = len(speak(word, look.person, SPEED_WPM, PITCH)) / MODEL_SAMPLE_RATE_HZ * FRAMES_PER_SECOND
         least_frames = STARTS[start] + math.ceil(spoken_frames) + _FRAMES_BEHIND
-        fifths = (
-            max(math.ceil(least_frames / FRAMES_PER_SECOND * 5), round(MIN_SECONDS * 5)) + int(rng.geometric(0.5)) - 1
-        )
+        least_fifths = max(math.ceil(least_frames / FRAMES_PER_SECOND * 5), round(MIN_SECONDS * 5))
+        fifths = least_fifths + int(rng.geometric(0.5)) - 1
         is_left_to_reference = rng.random() < _REFERENCE_SHARE
         return cls(
             id=f"clip-{seed}-{index:06d}",

@@ -1,4 +1,4 @@
-"""How the heads of the small world look and move, and how prompts say so."""
+"""How the heads of the small world look and move, when they begin to speak, and how prompts say so."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EXPRESSIONS = {"smiling": "smiles", "serious": "looks serious", "surprised": "lo
 MOTIONS = {"still": "keeps still", "nodding": "nods", "swaying": "sways gently"}
 
 STARTS = {"at once": 2, "after a short pause": 5, "after a long pause": 8}
-"""When a word begins: name in prompts to the frame of 1/25 s."""
+"""When a word begins: how prompts say it, to the frame of 1/25 s."""
 
 _PERSONS = ("A {} faces the camera", "A {} speaks to the viewer", "Close view of a {}")
 _REFERENCES = ("The person in the picture speaks to the viewer.", "The same person, speaking.", "A person speaks.")
