@@ -210,9 +210,9 @@ class History:
             if is_shown:
                 row = self.rows[-1]
                 watched = ", ".join(f"{n} {v:.4g}" for n, v in row.items() if n not in ("step", "step_s"))
-                left_min = (self.num_steps - num_done) * row["step_s"] / 60
+                left = f"{(self.num_steps - num_done) * row['step_s'] / 60:.1f} min left at this pace"
                 # Not print, which Ray Train writes to its own log besides, so that every line would show twice.
-                sys.stdout.write(f"{self.stage} {num_done}/{self.num_steps}: {watched}; {left_min:.1f} min left\n")
+                sys.stdout.write(f"{self.stage} {num_done}/{self.num_steps}: {watched}; {left}\n")
 
     def close(self, num_done: int) -> None:
         """End the row that is being gathered."""

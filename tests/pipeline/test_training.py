@@ -9,5 +9,5 @@ def test_lines_are_told_in_time_however_often_states_are_saved(capsys):
             history.close(step + 1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [f"base {number}/30" for number in range(5, 31, 5)]
-    assert lines[0] == "base 5/30: loss 3.5; 0.4 min left"
+    assert lines[0] == "base 5/30: loss 3.5; 0.4 min left at this pace"
     assert [row["step"] for row in history.rows] == sorted({*range(3, 31, 3), *range(5, 31, 5)})
