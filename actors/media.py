@@ -5,10 +5,11 @@ Legend: S audio samples, F frames, Y X pixel rows and columns.
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 
 import av
 import numpy as np
@@ -98,20 +99,46 @@ def read_frames(data: bytes, max_frames: int | None = None) -> np.ndarray:
     Raises:
         ValueError: not a video file, or one without a frame that can be decoded.
     """
-    frames: list[np.ndarray] = []
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in islice(_decode_video(data), max_frames)])
+
+
+def read_moments(data: bytes, num_moments: int, height: int) -> list[Image.Image]:
+    """Decode pictures from begin to end of an MP4, equally far from each other, holding no others in memory.
+
+    Args:
+        data: content of the file.
+        num_moments: how many, at least 2; a clip of fewer frames gives every frame.
+        height: of the pictures in pixels; their width keeps the clip's proportions.
+
+    Raises:
+        ValueError: not an MP4, or one without a frame that can be decoded.
+    """
+    facts = probe(data)
+    width = max(1, round(facts.width * height / facts.height))
+    last = facts.num_frames - 1
+    wanted = {round(last * moment / (num_moments - 1)) for moment in range(num_moments)}
+    chosen = (frame for number, frame in enumerate(_decode_video(data)) if number in wanted)
+    return [frame.reformat(width, height).to_image() for frame in chosen]
+
+
+def _decode_video(data: bytes) -> Iterator[av.VideoFrame]:
+    """Frames of a video file, of which there is at least one.
+
+    Raises:
+        ValueError: not a video file, or one without a frame that can be decoded.
+    """
     try:
         with av.open(io.BytesIO(data), "r") as container:
             if not container.streams.video:
                 raise ValueError("it holds no video stream")
-            for frame in container.decode(container.streams.video[0]):
-                if max_frames is not None and len(frames) >= max_frames:
-                    break
-                frames.append(frame.to_ndarray(format="rgb24"))
-        if not frames:
-            raise ValueError("it holds no frame that can be decoded")
+            frames = container.decode(container.streams.video[0])
+            first = next(frames, None)
+            if first is None:
+                raise ValueError("it holds no frame that can be decoded")
+            yield first
+            yield from frames
     except (av.FFmpegError, ValueError) as error:
         raise ValueError(f"video of {len(data)} bytes cannot be decoded: {_reason(error)}") from error
-    return np.stack(frames)
 
 
 def read_image(data: bytes) -> Image.Image:

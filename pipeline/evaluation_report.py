@@ -19,11 +19,13 @@ from actors.storage import join, write_atomically
 from pipeline.evaluation import Evaluation
 from pipeline.figures import ALL, confusions
 from pipeline.figures_plot import draw
+from pipeline.frames_sheet import draw_frames
 
 REPORT_FOLDER = "evaluation"
 FIGURES_NAME = "figures.json"
 MARKDOWN_NAME = "figures.md"
 PLOT_NAME = "figures.png"
+FRAMES_NAME = "frames.jpg"
 CLIPS_NAME = "clips.parquet"
 
 _MOST_CONFUSIONS = 10
@@ -49,7 +51,7 @@ _CLIPS_SCHEMA = pa.schema(
 
 
 def write_evaluation(report_url: str, evaluation: Evaluation) -> None:
-    """Write the four files, `figures.json` last.
+    """Write the five files, `figures.json` last.
 
     Raises:
         StorageError: the store refuses or is out of reach.
@@ -59,6 +61,7 @@ def write_evaluation(report_url: str, evaluation: Evaluation) -> None:
     facts = json.dumps(_facts(evaluation), ensure_ascii=False, indent=1)
     for name, data, content_type in (
         (CLIPS_NAME, buffer.getvalue(), "application/vnd.apache.parquet"),
+        (FRAMES_NAME, draw_frames(evaluation.output_url, evaluation.clips), "image/jpeg"),
         (PLOT_NAME, draw(evaluation.figures), "image/png"),
         (MARKDOWN_NAME, _markdown(evaluation).encode(), "text/markdown; charset=utf-8"),
         (FIGURES_NAME, facts.encode(), "application/json"),
@@ -174,4 +177,5 @@ def _markdown(evaluation: Evaluation) -> str:
     lines += [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", *[f"- {line}" for line in _lines(evaluation)], "", f"![Figures by language]({PLOT_NAME})", ""]
+    lines += [f"![Frames of a clip of each language]({FRAMES_NAME})", ""]
     return "\n".join(lines)

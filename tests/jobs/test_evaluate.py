@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from actors.request import ClipRequest
 from actors.small_world.clips import SmallWorldClip
@@ -21,7 +22,7 @@ from tests.tiny_whisper import write_tiny_whisper
 pytestmark = pytest.mark.usefixtures("espeak")
 ROOT = Path(__file__).parents[2]
 SEED = 3000
-FILES = {"figures.json", "figures.md", "figures.png", "clips.parquet"}
+FILES = {"figures.json", "figures.md", "figures.png", "frames.jpg", "clips.parquet"}
 
 
 def clip_number(index: int) -> SmallWorldClip:
@@ -58,6 +59,8 @@ def test_truth_scores_fully(tmp_path, capsys):
     assert 0 < english["original_error_rate"] < 0.3
     assert len(rows) == 25
     assert all(row["word"] == row["asked_word"] for row in rows.values())
+    with Image.open(tmp_path / "evaluation/frames.jpg") as sheet:
+        assert sheet.height == 7 * (112 + 4)
     assert "| right word | 100.0% |" in (tmp_path / "evaluation/figures.md").read_text()
 
 
@@ -121,6 +124,11 @@ def test_rows_outside_the_small_world_are_judged_by_length_and_whisper(tmp_path,
     arguments = ["--output", s3_bucket, "--report", str(report), "--whisper", whisper, "--num-workers", "1"]
     assert main(arguments) == 0
     figures, rows = read_report(report)
+    with Image.open(report / "frames.jpg") as sheet:
+        assert sheet.height == 2 * (112 + 4)
+        for row in range(2):
+            middle = np.asarray(sheet)[row * 116 + 20 : row * 116 + 96, 160:]
+            assert np.median(middle) == pytest.approx(128, abs=3)
     assert rows["a"]["transcript"] is not None
     assert figures["figures"]["de"]["error_rate"] > 0
     assert figures["figures"]["fr"]["error_rate"] is None
