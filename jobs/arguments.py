@@ -13,9 +13,18 @@ def positive(text: str) -> int:
         argparse.ArgumentTypeError: it is less.
         ValueError: it is no whole number.
     """
+    return _at_least(1, text)
+
+
+def natural(text: str) -> int:
+    """A whole number from 0; raises like `positive`."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
     return value
 
 

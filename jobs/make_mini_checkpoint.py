@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--recipes", default="recipes/mini", metavar="URL", help="folder of recipes (default: recipes/mini)"
     )
     parser.add_argument("--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="processes at a time")
-    parser.add_argument("--gpu", action="store_true", help="a GPU for every process of training")
+    parser.add_argument("--gpu", action="store_true", help="train on the cluster's GPUs")
     add_report_every(parser)
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
     options = parser.parse_args(arguments)
@@ -43,16 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         recipe, stage_recipes = load_checkpoint_recipe(absolute(options.recipes))
+        connect(options.address)
         made = SmallCheckpoint(
             absolute(options.output),
             recipe,
             stage_recipes,
             Settings().cache_dir,
             options.num_workers,
-            options.gpu,
+            _num_gpus() if options.gpu else None,
             options.report_every_s,
         )
-        connect(options.address)
         made.make(tell)
     except KeyboardInterrupt:
         tell("interrupted: what is saved is kept, the same command continues")
@@ -64,6 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ray.shutdown()
     tell(f"checkpoint in {made.checkpoint_url}")
     return EXIT_DONE
+
+
+def _num_gpus() -> int:
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if not num_gpus:
+        raise ClusterError("--gpu needs a GPU in the cluster, found none")
+    return num_gpus
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from actors.checkpoint_source import CheckpointSource
 from actors.small_world.shards import ClipShards
 from actors.small_world.speech import SpeechError
-from jobs.arguments import absolute, positive
+from jobs.arguments import absolute, natural, positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings
 from pipeline.small_world import make_clips, make_latents, write_manifest, write_small_text_encoder
@@ -28,7 +28,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="python -m jobs.small_world",
         description="Training data and manifests of the small world: drawn heads that say one word by espeak-ng.",
-        epilog="Running the same command again makes what is still missing.",
+        epilog="Running the same command again makes what is still missing. See docs/small_world.md.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     clips = commands.add_parser("clips", help="render clips into shards")
@@ -60,7 +60,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for command in (clips, latents, text_encoder, manifest):
         command.add_argument("--output", required=True, metavar="URL", help="folder of the results")
     for command, default in ((clips, 1), (text_encoder, 0), (manifest, 1_000_000)):
-        command.add_argument("--seed", type=int, default=default, help=f"default: {default}")
+        command.add_argument("--seed", type=natural, default=default, help=f"default: {default}")
     for command in (clips, latents):
         command.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
         command.add_argument(

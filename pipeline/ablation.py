@@ -5,22 +5,28 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice, pairwise
 from statistics import mean
 from typing import Any
 
 import ray
 import torch
 
-from actors.checkpoint_source import CheckpointSource
+from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.row import unpack
 from actors.small_world.listening import WordRecogniser
-from actors.small_world.shards import NEGATIVE_PROMPT_FILE, shard_name
-from actors.storage import join, read_bytes, write_atomically
+from actors.small_world.shards import NEGATIVE_PROMPT_FILE, read_column
+from actors.small_world.speech import PITCH, SPEED_WPM, speak
+from actors.small_world.vocabulary import WORDS
+from actors.storage import join, list_names, read_bytes, write_atomically
 from actors.training.held_out import HeldOut, held_out_figures
 from actors.training.recipe import BaseRecipe, RecipeError, load_recipe
+from model.inspection import check_components
 from model.sampling import GuidedSampling
+from pipeline.provenance import claim, component_fingerprints, read_made_from
+from pipeline.side_by_side import side_by_side
 from pipeline.training import TrainingSpec, train
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -30,6 +36,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "with timestep": {"network.timestep_embedding": True},
 }
 """Name to what is changed in the recipe."""
+
+FIGURES_NAME = "figures.json"
+"""In a run's folder: what its held-out clips say, once they are judged."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Ablation:
         checkpoint: has the audio autoencoder.
         output_url: folder of everything that is made.
         num_steps: budget of every variant.
-        seeds: of the runs of every variant.
+        seeds: of the runs of every variant, each once.
         num_clips: held-out clips to judge by.
         num_cpus: runs at a time, with one process each.
         sampling: how clips are made.
@@ -69,7 +78,7 @@ class VariantRun:
         variant: of `VARIANTS`.
         seed: of the run.
         num_parameters: of the network.
-        seconds_per_step: of one process.
+        seconds_per_step: of one process with one thread, other runs beside it.
         curve: step and training loss, means over some steps.
         figures: on held-out clips.
     """
@@ -90,18 +99,43 @@ def run_ablation(ablation: Ablation, tell: Callable[[str], None]) -> list[Varian
         tell: takes lines of progress.
 
     Raises:
-        RecipeError: the recipe is no base model's.
+        RecipeError: the recipe is no base model's, or does not fit the data.
+        ValueError: held-out clips are too few or among those that are trained on, a seed comes twice, or the output
+            folder holds another ablation.
+        CheckpointError: the checkpoint's audio autoencoder is absent or not sound.
         SpeechError: espeak-ng cannot be run.
         StorageError: the store refuses or is out of reach.
     """
+    _check(ablation)
 
     def one(job: tuple[str, int]) -> VariantRun:
         run = _run(ablation, *job)
         tell(f"{run.variant}, seed {run.seed}: {run.figures.word_accuracy:.1%} of words right")
         return run
 
-    with ThreadPoolExecutor(ablation.num_cpus) as pool:
-        return list(pool.map(one, [(variant, seed) for seed in ablation.seeds for variant in VARIANTS]))
+    jobs = [(variant, seed) for seed in ablation.seeds for variant in VARIANTS]
+    return side_by_side([partial(one, job) for job in jobs], ablation.num_cpus)
+
+
+def _check(ablation: Ablation) -> None:
+    """Find what would end an ablation after an hour of training before it begins."""
+    if len(set(ablation.seeds)) < len(ablation.seeds):
+        raise ValueError(f"seeds must differ, got {', '.join(map(str, ablation.seeds))}")
+    held_out = list(islice(read_column(ablation.held_out_url, "id"), ablation.num_clips))
+    if len(held_out) < ablation.num_clips:
+        allowed = f"at most {len(held_out)}, the clips in {ablation.held_out_url}"
+        raise ValueError(f"num_clips must be {allowed}, got {ablation.num_clips}")
+    if known := sorted(set(held_out) & set(read_column(ablation.data_url, "id"))):
+        raise ValueError(f"{ablation.held_out_url} must hold no clip of {ablation.data_url}, it holds {known[0]}")
+    check_components(open_checkpoint(ablation.checkpoint.url), ("audio_vae",))
+    speak(WORDS[0], "woman", SPEED_WPM, PITCH)
+    judged_by = {
+        "held_out": read_made_from(ablation.held_out_url),
+        "num_clips": ablation.num_clips,
+        "sampling": asdict(ablation.sampling),
+        "checkpoint": component_fingerprints(ablation.checkpoint.url, "audio_vae"),
+    }
+    claim(ablation.output_url, judged_by)
 
 
 def _run(ablation: Ablation, variant: str, seed: int) -> VariantRun:
@@ -112,10 +146,14 @@ def _run(ablation: Ablation, variant: str, seed: int) -> VariantRun:
     folder_url = join(ablation.output_url, f"{variant.replace(' ', '-')}-{seed}")
     trained = CheckpointSource(join(folder_url, "checkpoint"), ablation.checkpoint.cache_dir)
     history = train(TrainingSpec(recipe, ablation.data_url, trained, folder_url))
-    num_parameters, figures = ray.get(ray.remote(_judge).options(num_cpus=1).remote(ablation, trained))
-    seconds = mean(row["step_s"] for row in history)
+    if FIGURES_NAME not in list_names(folder_url):
+        found = ray.get(ray.remote(_judge).options(num_cpus=1).remote(ablation, trained))
+        write_atomically(join(folder_url, FIGURES_NAME), json.dumps(found).encode())
+    num_parameters, figures = json.loads(read_bytes(join(folder_url, FIGURES_NAME)))
+    steps = [0, *(int(row["step"]) for row in history)]
+    seconds = sum(row["step_s"] * (step - before) for row, (before, step) in zip(history, pairwise(steps), strict=True))
     curve = tuple((int(row["step"]), row["loss"]) for row in history)
-    return VariantRun(variant, seed, num_parameters, seconds, curve, HeldOut(**figures))
+    return VariantRun(variant, seed, num_parameters, seconds / steps[-1], curve, HeldOut(**figures))
 
 
 def _judge(ablation: Ablation, trained: CheckpointSource) -> tuple[int, dict[str, float]]:
@@ -126,7 +164,7 @@ def _judge(ablation: Ablation, trained: CheckpointSource) -> tuple[int, dict[str
     negative_text = unpack(read_bytes(join(ablation.data_url, NEGATIVE_PROMPT_FILE)))["text"]
     figures = held_out_figures(
         transformer,
-        join(ablation.held_out_url, shard_name(0)),
+        ablation.held_out_url,
         ablation.num_clips,
         negative_text.float().unsqueeze(0),
         ablation.sampling,
@@ -141,7 +179,6 @@ def write_ablation(ablation: Ablation, runs: Sequence[VariantRun]) -> None:
     facts = {
         "num_steps": ablation.num_steps,
         "seeds": ablation.seeds,
-        "num_clips": ablation.num_clips,
         "sampling": asdict(ablation.sampling),
         "runs": [asdict(run) for run in runs],
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from actors.checkpoint_source import CheckpointSource
 from actors.small_world.shards import ClipShards
-from actors.storage import join, list_names, read_bytes, write_folder
+from actors.storage import join, read_bytes, write_folder
 from actors.training.recipe import (
     BaseRecipe,
     DistillationRecipe,
@@ -25,8 +25,9 @@ from actors.training.recipe import (
     load_recipe,
 )
 from model.capabilities import Capabilities
-from model.checkpoint_writer import TEXT_ENCODER_FOLDER, write_capabilities
+from model.checkpoint_writer import write_capabilities
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT
+from pipeline.side_by_side import side_by_side
 from pipeline.small_world import make_clips, make_latents, write_small_text_encoder
 from pipeline.training import TrainingSpec, train
 
@@ -93,7 +94,7 @@ class SmallCheckpoint:
         stage_recipes: stage to its recipe.
         cache_dir: for copies of the checkpoint where the folder is remote.
         num_cpus: processes at a time.
-        uses_gpu: whether training has a GPU for every process.
+        num_gpus: processes of training at a time, each with a GPU; None trains on CPUs.
         report_every_s: seconds between two lines of progress.
     """
 
@@ -102,7 +103,7 @@ class SmallCheckpoint:
     stage_recipes: Mapping[Stage, Recipe]
     cache_dir: str
     num_cpus: int
-    uses_gpu: bool = False
+    num_gpus: int | None = None
     report_every_s: float = 20.0
 
     @property
@@ -117,7 +118,8 @@ class SmallCheckpoint:
             tell: takes lines of progress.
 
         Raises:
-            RecipeError: a recipe does not fit the others, or the folder holds a run of another one.
+            RecipeError: a recipe does not fit its workers or data.
+            ValueError: the folder holds what was made by other recipes.
             SpeechError: espeak-ng cannot be run.
             StorageError: the store refuses or is out of reach.
         """
@@ -126,9 +128,8 @@ class SmallCheckpoint:
         tell("clips of the small world")
         _exhaust(make_clips(ClipShards(clips_url, clips.seed, clips.num_clips, clips.clips_per_shard), self.num_cpus))
         self._write_config()
-        if TEXT_ENCODER_FOLDER not in list_names(self.checkpoint_url):
-            sizes = self.recipe.text_encoder.model_dump()
-            write_small_text_encoder(clips_url, self.checkpoint_url, DEFAULT_NEGATIVE_PROMPT, **sizes)
+        sizes = self.recipe.text_encoder.model_dump()
+        write_small_text_encoder(clips_url, self.checkpoint_url, DEFAULT_NEGATIVE_PROMPT, **sizes)
         source = CheckpointSource(self.checkpoint_url, self.cache_dir)
         for stages in self.recipe.stages:
             if any(self.stage_recipes[stage].uses_latents for stage in stages):
@@ -154,11 +155,11 @@ class SmallCheckpoint:
             write_folder(self.checkpoint_url, Path(folder))
 
     def _train(self, stages: Sequence[Stage], source: CheckpointSource, clips_url: str, latents_url: str) -> None:
-        """Train stages side by side; the first fault is raised when all have ended."""
-        specs = []
+        """Train stages, side by side where there is room; the first fault is raised when all have ended."""
+        specs, most = [], self.num_cpus if self.num_gpus is None else self.num_gpus
         for stage in stages:
             recipe = self.stage_recipes[stage]
-            num_workers = largest_divisor(recipe.batch_size, max(1, self.num_cpus // len(stages)))
+            num_workers = largest_divisor(recipe.batch_size, max(1, most // len(stages)))
             specs.append(
                 TrainingSpec(
                     recipe,
@@ -166,12 +167,11 @@ class SmallCheckpoint:
                     source,
                     join(self.folder_url, "runs"),
                     num_workers,
-                    self.uses_gpu,
+                    self.num_gpus is not None,
                     report_every_s=self.report_every_s,
                 )
             )
-        with ThreadPoolExecutor(len(specs)) as pool:
-            _exhaust(iter([future.result() for future in [pool.submit(train, spec) for spec in specs]]))
+        side_by_side([partial(train, spec) for spec in specs], most)
 
 
 def largest_divisor(number: int, most: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,12 +15,14 @@ import ray
 from PIL import Image
 from ray.data import ActorPoolStrategy, DataContext
 
-from actors.checkpoint_source import CheckpointSource
+from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.small_world.clips import SmallWorldClip
-from actors.small_world.shards import ClipShards, LatentShards, missing_shards, read_prompts
-from actors.storage import join, list_names, write_atomically, write_folder
+from actors.small_world.shards import ENCODERS, ClipShards, LatentShards, missing_shards, read_column
+from actors.storage import join, list_names, read_bytes, write_atomically, write_folder
 from model.checkpoint_writer import TEXT_ENCODER_FOLDER
+from model.inspection import check_components
 from model.small_text_encoder import phrase_tokenizer, write_text_encoder
+from pipeline.provenance import MADE_FROM_NAME, claim, component_fingerprints, read_made_from
 
 MANIFEST_NAME = "manifest.jsonl"
 
@@ -33,7 +36,15 @@ def make_clips(shards: ClipShards, num_cpus: int) -> Iterator[int]:
 
     Yields:
         How many clips each finished shard holds.
+
+    Raises:
+        ValueError: the folder holds other clips.
+        SpeechError: espeak-ng cannot be run.
+        StorageError: the store refuses or is out of reach.
     """
+    SmallWorldClip.sample(shards.seed, 0).waveform()  # what fails in a task comes back as a page of Ray's
+    facts = {name: value for name, value in asdict(shards).items() if name != "folder_url"}
+    claim(shards.folder_url, facts)
     yield from _run(missing_shards(shards.folder_url, shards.num_shards), _Rendering, {"shards": shards}, num_cpus)
 
 
@@ -49,8 +60,26 @@ def make_latents(
 
     Yields:
         How many clips each finished shard holds.
+
+    Raises:
+        ValueError: there are no clips, they are not finished, or the folder holds latents of other clips or encoders.
+        CheckpointError: an encoder is absent or not sound.
+        StorageError: the store refuses or is out of reach.
     """
-    num_shards = sum(name.endswith(".parquet") for name in list_names(clips_url))
+    facts = read_made_from(clips_url)
+    if facts is None:
+        raise ValueError(f"{clips_url} must hold clips that jobs.small_world made, found no {MADE_FROM_NAME}")
+    num_shards = ClipShards(clips_url, **facts).num_shards
+    if missing := missing_shards(clips_url, num_shards):
+        raise ValueError(f"{clips_url} must hold {num_shards} shards of clips, {len(missing)} are not made yet")
+    check_components(open_checkpoint(source.url), ENCODERS)
+    made_from = {
+        "clips": facts,
+        "checkpoint": component_fingerprints(source.url, *ENCODERS),
+        "negative_prompt": negative_prompt,
+        "num_large_shards": num_large_shards,
+    }
+    claim(folder_url, made_from)
     arguments = {
         "clips_url": clips_url,
         "folder_url": folder_url,
@@ -72,6 +101,8 @@ def write_small_text_encoder(
 ) -> None:
     """Add a text encoder to a checkpoint: tokens learnt from the prompts of clips, weights drawn and left as they are.
 
+    The same clips and numbers give the same files; what is there of them is left alone.
+
     Args:
         clips_url: folder of clip shards.
         checkpoint_url: where it goes.
@@ -82,12 +113,20 @@ def write_small_text_encoder(
         seed: of the weights.
 
     Raises:
-        ValueError: a number is not allowed, or there are no clips.
+        ValueError: a number is not allowed, there are no clips, or the checkpoint has another text encoder.
         StorageError: the store refuses or is out of reach.
     """
     with TemporaryDirectory() as folder:
-        tokenizer = phrase_tokenizer(read_prompts(clips_url), vocabulary_size, min_frequency, [negative_prompt])
+        tokenizer = phrase_tokenizer(
+            read_column(clips_url, "prompt"), vocabulary_size, min_frequency, [negative_prompt]
+        )
         write_text_encoder(Path(folder) / TEXT_ENCODER_FOLDER, tokenizer, width, seed, is_encoder_only=True)
+        there = join(checkpoint_url, TEXT_ENCODER_FOLDER)
+        for name in list_names(there):
+            made = Path(folder, TEXT_ENCODER_FOLDER, name)
+            if not made.is_file() or read_bytes(join(there, name)) != made.read_bytes():
+                raise ValueError(f"{there} holds another text encoder: name another checkpoint, or remove it")
+            made.unlink()
         write_folder(checkpoint_url, Path(folder))
 
 

@@ -20,14 +20,17 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.row import unpack
-from actors.small_world.shards import NEGATIVE_PROMPT_FILE
+from actors.small_world.shards import NEGATIVE_PROMPT_FILE, read_shard, shard_urls
 from actors.storage import join, list_names, open_filesystem, read_bytes, write_atomically
+from actors.training.clip_store import require_tensors
 from actors.training.recipe import BaseRecipe, Recipe, RecipeError, SuperResolutionRecipe
 from actors.training.run import RunPlace, TrainingRun
+from model.components import read_contents
 from model.inspection import check_components
+from model.layout import find_layout
+from pipeline.provenance import claim, component_fingerprints, read_made_from
+from pipeline.side_by_side import side_by_side
 
-RECIPE_NAME = "recipe.json"
-"""In a run's folder: written first, what is trained there."""
 DONE_NAME = "done.json"
 """In a run's folder: written last, what was watched."""
 
@@ -69,15 +72,21 @@ class TrainingSpec:
 
 
 def finished_run(spec: TrainingSpec) -> list[dict[str, float]] | None:
-    """What was watched in this run if it has ended already, else None.
+    """What was watched in this run if it has ended already, else None."""
+    is_done = DONE_NAME in list_names(spec.run_url)
+    return json.loads(read_bytes(join(spec.run_url, DONE_NAME))) if is_done else None
 
-    Raises:
-        RecipeError: the folder holds a run of another recipe.
-    """
-    names, recipe = list_names(spec.run_url), spec.recipe.model_dump(mode="json")
-    if RECIPE_NAME in names and json.loads(read_bytes(join(spec.run_url, RECIPE_NAME))) != recipe:
-        raise RecipeError(f"{spec.run_url} holds a run of another recipe: name another folder of runs, or remove it")
-    return json.loads(read_bytes(join(spec.run_url, DONE_NAME))) if DONE_NAME in names else None
+
+def _made_from(spec: TrainingSpec) -> dict[str, Any]:
+    """What a run's result follows from: its recipe, its data, and the component that it begins with."""
+    needed, is_sharded = spec.recipe.needed_component, getattr(spec.recipe, "is_sharded", False)
+    return {
+        "recipe": spec.recipe.model_dump(mode="json"),
+        "data": read_made_from(spec.data_url),
+        "checkpoint": component_fingerprints(spec.checkpoint.url, needed) if needed else {},
+        # Its states are shards, one for each worker.
+        "num_workers": spec.num_workers if is_sharded else None,
+    }
 
 
 def check_fit(spec: TrainingSpec) -> None:
@@ -85,6 +94,7 @@ def check_fit(spec: TrainingSpec) -> None:
 
     Raises:
         RecipeError: it does not fit the workers or the data.
+        ValueError: clips lack what the stage learns from.
         CheckpointError: what it needs of the checkpoint is absent or not sound.
         StorageError: data or checkpoint cannot be read.
     """
@@ -93,15 +103,33 @@ def check_fit(spec: TrainingSpec) -> None:
         raise RecipeError(f"batch_size must be a multiple of the {num_workers} workers, got {recipe.batch_size}")
     if getattr(recipe, "is_sharded", False) and num_workers == 1:
         raise RecipeError("is_sharded must be false with one worker, got True")
-    num_shards = sum(name.endswith(".parquet") for name in list_names(spec.data_url))
-    if num_shards < num_workers:
-        raise RecipeError(f"num_workers must be at most {num_shards}, the shards in {spec.data_url}, got {num_workers}")
+    if recipe.max_clips is not None and recipe.max_clips < num_workers:
+        raise RecipeError(f"max_clips must be at least {num_workers}, the workers, got {recipe.max_clips}")
+    shards = shard_urls(spec.data_url)
+    if len(shards) < num_workers:
+        allowed = f"at most {len(shards)}, the shards in {spec.data_url}"
+        raise RecipeError(f"num_workers must be {allowed}, got {num_workers}")
+    # The last shards may lack what costs most to make; who takes the first clips alone does not meet them.
+    for url in {shards[0], shards[-1 if recipe.max_clips is None else 0]}:
+        require_tensors(unpack(next(read_shard(url))["tensors"]).keys(), recipe.clip_tensors, url)
     if recipe.needed_component is not None:
         check_components(open_checkpoint(spec.checkpoint.url), (recipe.needed_component,))
-    if isinstance(recipe, BaseRecipe | SuperResolutionRecipe):
+    if recipe.uses_latents:
         width = unpack(read_bytes(join(spec.data_url, NEGATIVE_PROMPT_FILE)))["text"].shape[1]
-        if width != (taken := recipe.network.text_channels):
-            raise RecipeError(f"network.text_channels must be {width}, as the text in {spec.data_url}, got {taken}")
+        name, taken = _text_channels(spec)
+        if width != taken:
+            raise RecipeError(f"{name} must be {width}, as the text in {spec.data_url}, got {taken}")
+
+
+def _text_channels(spec: TrainingSpec) -> tuple[str, int]:
+    """Width of the text features that what is trained takes, and the name of what says so."""
+    if isinstance(spec.recipe, BaseRecipe | SuperResolutionRecipe):
+        return "network.text_channels", spec.recipe.network.text_channels
+    component = spec.recipe.needed_component
+    assert component is not None
+    files = open_checkpoint(spec.checkpoint.url)
+    shapes = read_contents(files, find_layout(files), component).shapes
+    return f"text_channels of {component} in {spec.checkpoint.url}", shapes["adapter.text_embedder.weight"][1]
 
 
 def train(spec: TrainingSpec) -> list[dict[str, float]]:
@@ -111,14 +139,15 @@ def train(spec: TrainingSpec) -> list[dict[str, float]]:
         What was watched: means over some steps each, with `step`, the number of steps done.
 
     Raises:
-        RecipeError, CheckpointError, StorageError: see `check_fit`; or the folder holds a run of another recipe.
+        ValueError: see `check_fit`; or the folder holds a run of another recipe, of other data or on another base.
+        StorageError: data or checkpoint cannot be read.
         ray.train.TrainingFailedError: workers failed again and again.
     """
+    check_fit(spec)
+    claim(spec.run_url, _made_from(spec))
     history = finished_run(spec)
     if history is not None:
         return history
-    check_fit(spec)
-    write_atomically(join(spec.run_url, RECIPE_NAME), json.dumps(spec.recipe.model_dump(mode="json")).encode())
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     filesystem, path = open_filesystem(spec.runs_url)
     if isinstance(filesystem, LocalFileSystem):
@@ -141,7 +170,7 @@ def train(spec: TrainingSpec) -> list[dict[str, float]]:
             worker_runtime_env={"env_vars": _ALLOCATION},
         ),
     )
-    trainer.fit()
+    side_by_side([trainer.fit], 1)
     history = finished_run(spec)
     assert history is not None
     return history
@@ -183,7 +212,7 @@ def _save(run: TrainingRun, next_step: int, history: History, rank: int) -> None
 
 
 class History:
-    """Means of what steps report, in rows that end when a line is told or a state is saved.
+    """Means of what steps report, in rows that end when a line is told, a state is saved, or other things are reported.
 
     Args:
         stage: what is trained.
@@ -200,6 +229,8 @@ class History:
 
     def add(self, num_done: int, report: dict[str, float], is_shown: bool) -> None:
         """Take in a step's report."""
+        if self._num and self._sums.keys() != report.keys():
+            self.close(num_done - 1)
         self._num += 1
         for name, value in report.items():
             self._sums[name] += value

@@ -24,13 +24,15 @@ from torch import Tensor
 from actors.checkpoint_source import CheckpointSource
 from actors.row import pack, unpack
 from actors.small_world.clips import SIZES, SmallWorldClip
-from actors.storage import list_names, open_binary, write_atomically
+from actors.storage import join, list_names, open_binary, write_atomically
 from model.geometry import LATENT_STRIDE_TIME
 
 _SCHEMA = pa.schema([("id", pa.string()), ("prompt", pa.string()), ("tensors", pa.large_binary())])
 _LARGE_SCALE = SIZES["540p"]["1:1"][0] // SIZES["256p"]["1:1"][0]
 _VIDEOS_AT_A_TIME = 8  # the convolutions of one small clip at a time take more than twice as long on a CPU
 NEGATIVE_PROMPT_FILE = "negative_prompt.safetensors"
+ENCODERS = ("wan_vae", "audio_vae", "text_encoder")
+"""Components that make latents."""
 
 
 def shard_name(number: int) -> str:
@@ -52,18 +54,23 @@ def read_shard(url: str) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-def read_prompts(folder_url: str) -> Iterator[str]:
-    """Prompts of all clips of a folder, shard by shard.
+def shard_urls(folder_url: str) -> list[str]:
+    """Shards of a folder, in order."""
+    return [join(folder_url, name) for name in list_names(folder_url) if name.endswith(".parquet")]
+
+
+def read_column(folder_url: str, name: str) -> Iterator[str]:
+    """`id` or `prompt` of all clips of a folder, shard by shard.
 
     Raises:
         ValueError: it holds no shard.
     """
-    shards = [name for name in list_names(folder_url) if name.endswith(".parquet")]
-    if not shards:
+    urls = shard_urls(folder_url)
+    if not urls:
         raise ValueError(f"{folder_url} must hold shards of clips, found none")
-    for name in shards:
-        with open_binary(f"{folder_url}/{name}") as file:
-            yield from pq.read_table(file, columns=["prompt"])["prompt"].to_pylist()
+    for url in urls:
+        with open_binary(url) as file:
+            yield from pq.read_table(file, columns=[name])[name].to_pylist()
 
 
 def missing_shards(folder_url: str, num_shards: int) -> list[int]:
@@ -121,14 +128,14 @@ class LatentShards:
     Args:
         clips_url: folder of clip shards.
         folder_url: where latents go.
-        source: the checkpoint; its `wan_vae`, `audio_vae` and `text_encoder` are used.
+        source: the checkpoint, whose `ENCODERS` are used.
         num_large_shards: so many shards, the first ones, have `video_large`; None gives it to all.
     """
 
     def __init__(self, clips_url: str, folder_url: str, source: CheckpointSource, num_large_shards: int | None = None):
         self.clips_url, self.folder_url, self.num_large_shards = clips_url, folder_url, num_large_shards
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        checkpoint = source.fetch("wan_vae", "audio_vae", "text_encoder")
+        checkpoint = source.fetch(*ENCODERS)
         self.device = device
         self.video = checkpoint.image_encoder(torch.float32, device)
         self.audio = checkpoint.audio_encoder(device)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import zstandard
 
 from actors.row import pack, unpack
-from actors.small_world.shards import read_shard
-from actors.storage import join, list_names
+from actors.small_world.shards import read_shard, shard_urls
 from model.training.task import Sample
 
 _COMPRESSION_LEVEL = 1
+
+
+def require_tensors(found: Collection[str], names: Collection[str], where: str) -> None:
+    """See that clips have what a stage learns from.
+
+    Raises:
+        ValueError: a name is not among those found.
+    """
+    if missing := sorted(set(names) - set(found)):
+        raise ValueError(f"{where} must hold {', '.join(names)}, it lacks {missing[0]}")
 
 
 class ClipStore:
@@ -20,12 +31,12 @@ class ClipStore:
     Args:
         folder_url: of shards (see `actors.small_world.shards`).
         names: tensors that are kept of every clip.
-        worker: number of this worker; it reads every `num_workers`-th shard.
+        worker: number of this worker, which has every `num_workers`-th shard.
         num_workers: of the run.
-        max_clips: at most so many over all workers, the first ones; None reads all.
+        max_clips: the first so many clips are shared out, whichever shards they lie in; None takes all shards.
 
     Raises:
-        ValueError: there are fewer shards than workers, or clips lack a tensor.
+        ValueError: there are fewer shards or clips than workers, or clips lack a tensor.
         StorageError: the folder cannot be read.
     """
 
@@ -37,22 +48,23 @@ class ClipStore:
         num_workers: int = 1,
         max_clips: int | None = None,
     ):
-        shards = sorted(name for name in list_names(folder_url) if name.endswith(".parquet"))
+        shards = shard_urls(folder_url)
         if len(shards) < num_workers:
             raise ValueError(
                 f"num_workers must be at most {len(shards)}, the shards in {folder_url}, got {num_workers}"
             )
-        limit = None if max_clips is None else -(-max_clips // num_workers)
+        own = shards[worker::num_workers] if max_clips is None else shards
+        rows: Iterator[tuple[str, dict[str, Any]]] = ((shard, row) for shard in own for row in read_shard(shard))
+        if max_clips is not None:
+            rows = islice(rows, worker, max_clips, num_workers)
         compressor = zstandard.ZstdCompressor(_COMPRESSION_LEVEL)
         self._blobs: list[bytes] = []
-        for shard in shards[worker::num_workers]:
-            for row in read_shard(join(folder_url, shard)):
-                if limit is not None and len(self._blobs) == limit:
-                    return
-                tensors = unpack(row["tensors"])
-                if missing := sorted(set(names) - tensors.keys()):
-                    raise ValueError(f"{shard} in {folder_url} must hold {', '.join(names)}, it lacks {missing[0]}")
-                self._blobs.append(compressor.compress(pack({name: tensors[name] for name in names})))
+        for shard, row in rows:
+            tensors = unpack(row["tensors"])
+            require_tensors(tensors, names, shard)
+            self._blobs.append(compressor.compress(pack({name: tensors[name] for name in names})))
+        if not self._blobs:
+            raise ValueError(f"{folder_url} must hold a clip for each of {num_workers} workers, it has fewer")
 
     def __len__(self) -> int:
         """How many clips this worker has."""

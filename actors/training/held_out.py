@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from actors.media import resample
 from actors.row import unpack
 from actors.small_world.listening import SAMPLE_RATE_HZ, WordRecogniser
-from actors.small_world.shards import read_shard
+from actors.small_world.shards import read_shard, shard_urls
 from actors.small_world.vocabulary import WORDS
 from actors.training.steps import step_generator
 from model.audio_vae import AudioDecoder
@@ -35,12 +36,14 @@ class HeldOut:
     """Figures of one model.
 
     Attributes:
+        num_clips: it was judged by.
         video_loss: mean squared error of the video's velocity over clips and `LEVELS`.
         audio_loss: likewise of the audio's.
         word_accuracy: share of clips whose sound is nearest to the word asked for.
         language_accuracy: share of clips whose sound is nearest to a word of the language asked for.
     """
 
+    num_clips: int
     video_loss: float
     audio_loss: float
     word_accuracy: float
@@ -49,7 +52,7 @@ class HeldOut:
 
 def held_out_figures(
     transformer: Transformer,
-    shard_url: str,
+    folder_url: str,
     num_clips: int,
     negative_text_1LC: Tensor,
     sampling: GuidedSampling,
@@ -60,20 +63,21 @@ def held_out_figures(
 
     Args:
         transformer: on the CPU.
-        shard_url: latents of clips it was not trained on.
+        folder_url: shards of latents of clips it was not trained on.
         num_clips: at most so many of them, the first ones.
         negative_text_1LC: features of the negative prompt (1, L, C) float32.
         sampling: how clips are made.
         decoder: of audio.
         recogniser: of words.
     """
-    rows = [row for row, _ in zip(read_shard(shard_url), range(num_clips), strict=False)]
+    rows = list(islice((row for url in shard_urls(folder_url) for row in read_shard(url)), num_clips))
     clips = [_clip(row, negative_text_1LC) for row in rows]
     video_loss, audio_loss = _losses(transformer, clips)
     heard = [recogniser.hear(sound) for sound in _sounds(transformer, clips, sampling, decoder)]
     asked = [WORDS[int(row["id"].rpartition("-")[2]) % len(WORDS)] for row in rows]
     pairs = [(one.word if one else None, word) for one, word in zip(heard, asked, strict=True)]
     return HeldOut(
+        len(rows),
         video_loss,
         audio_loss,
         sum(one == word for one, word in pairs) / len(pairs),

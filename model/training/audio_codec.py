@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model.geometry import MODEL_SAMPLE_RATE_HZ
 from model.oobleck import OobleckConfig, empty_oobleck, is_activation, oobleck_original_names
 from model.training.latent_scale import LatentScale
-from model.training.optimiser import MovingAverage, Optimiser, OptimiserConfig
+from model.training.optimiser import MovingAverage, Optimiser, OptimiserConfig, require_decay
 from model.training.replicas import Replicas
 from model.training.spectral import SpectralDistance
 from model.training.task import Sample, TrainingTask
@@ -50,6 +50,7 @@ class AudioCodecConfig:
     is_compiled: bool = False
 
     def __post_init__(self) -> None:
+        require_decay(self.average_decay)
         if self.window_latents < 1:
             raise ValueError(f"window_latents must be at least 1, got {self.window_latents}")
         for name in ("shifted_share", "learning_scale_share"):
@@ -79,7 +80,7 @@ class AudioCodecTask(TrainingTask):
         _initialise(vae, torch.Generator().manual_seed(seed))
         self.vae = vae.to(device)
         replicas.start_alike(self.vae)
-        self.scale = LatentScale(network.decoder.latent_channels).to(device)
+        self.scale = LatentScale(network.decoder.latent_channels, replicas).to(device)
         self.distance = SpectralDistance(MODEL_SAMPLE_RATE_HZ).to(device)
         self.optimiser = Optimiser([self.vae], config.optimiser, replicas)
         self.average = MovingAverage(self.vae, config.average_decay)

@@ -13,7 +13,7 @@ from model.sampling import DistilledSampling
 from model.training.clips import ConditionShares
 from model.training.discriminator import Discriminator
 from model.training.networks import frozen_copy
-from model.training.optimiser import OptimiserConfig
+from model.training.optimiser import OptimiserConfig, require_decay
 from model.training.scores import ScoreGuidance
 from model.transformer import Transformer
 
@@ -65,7 +65,8 @@ class DistillationConfig:
 
     Attributes:
         student: rates of the student.
-        fake: rates of the fake score (and of the discriminator), over the same number of steps.
+        fake: rates of the fake score (and of the discriminator), over the same number of steps. Those of `warm_up`
+            count, though the fake score rests meanwhile.
         sampling: what the student is trained for.
         guidance: of the real score.
         num_fake_updates: of the fake score for each of the student: the second of the two time scales.
@@ -94,6 +95,14 @@ class DistillationConfig:
     average_decay: float = 0.99
 
     def __post_init__(self) -> None:
+        require_decay(self.average_decay)
+        if self.fake.num_steps != self.student.num_steps:
+            raise ValueError(
+                f"fake.num_steps must be {self.student.num_steps}, as student's, got {self.fake.num_steps}"
+            )
+        if self.warm_up.num_steps >= self.student.num_steps:
+            allowed = f"less than {self.student.num_steps}, the steps of student"
+            raise ValueError(f"warm_up.num_steps must be {allowed}, got {self.warm_up.num_steps}")
         if not self.num_fake_updates >= 1:
             raise ValueError(f"num_fake_updates must be at least 1, got {self.num_fake_updates!r}")
         if not self.shift > 0:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.denoiser import Latents, noise_from
 from model.training.clips import ConditionShares, TrainingClip, draw_clips, noise_like, on_path, stratified_levels
-from model.training.optimiser import OptimiserConfig
+from model.training.optimiser import OptimiserConfig, require_decay
 from model.training.replicas import Replicas
 from model.training.task import Sample
 from model.training.velocity import Examples, VelocityTask
@@ -40,6 +40,7 @@ class FlowMatchingConfig:
     average_decay: float = 0.995
 
     def __post_init__(self) -> None:
+        require_decay(self.average_decay)
         if not self.shift > 0:
             raise ValueError(f"shift must be more than 0, got {self.shift!r}")
         if not self.audio_weight >= 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model.training.replicas import Replicas
+
 _MOST_SCALED, _MOST_MOVED = 3.0, 5.0
 """How far a batch may lie from the running statistics; what lies further is held (values: Ioffe 2017)."""
 
@@ -19,6 +21,7 @@ class LatentScale(nn.Module):
 
     Args:
         num_channels: C, dim 1 of the latents.
+        replicas: the workers, whose running statistics are those of all their clips together.
         momentum: share of a batch's statistics in the running ones.
     """
 
@@ -26,9 +29,9 @@ class LatentScale(nn.Module):
     variance: Tensor
     num_seen: Tensor
 
-    def __init__(self, num_channels: int, momentum: float = 0.02):
+    def __init__(self, num_channels: int, replicas: Replicas, momentum: float = 0.02):
         super().__init__()
-        self.momentum = momentum
+        self.replicas, self.momentum = replicas, momentum
         self.register_buffer("mean", torch.zeros(num_channels))
         self.register_buffer("variance", torch.ones(num_channels))
         self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
@@ -49,8 +52,9 @@ class LatentScale(nn.Module):
         with torch.no_grad():
             self.num_seen += 1
             share = max(self.momentum, 1 / int(self.num_seen))  # the first batches count alike
-            self.mean.lerp_(mean, share)
-            self.variance.lerp_(variance, share)
+            mean_of_all, variance_of_all = self.replicas.pooled(mean, variance)
+            self.mean.lerp_(mean_of_all, share)
+            self.variance.lerp_(variance_of_all, share)
             scale = (deviation / self.deviation).clamp(1 / _MOST_SCALED, _MOST_SCALED)
             offset = ((mean - self.mean) / self.deviation).clamp(-_MOST_MOVED, _MOST_MOVED)
         normalised = (latent_BCx - mean.view(shape)) / deviation.view(shape)

@@ -121,17 +121,26 @@ class Optimiser:
             optimiser.load_state_dict(dict(state[name]))
 
 
+def require_decay(value: float) -> None:
+    """See that a moving average can be made with this `average_decay`.
+
+    Raises:
+        ValueError: it is not at least 0 and below 1.
+    """
+    if not 0 <= value < 1:
+        raise ValueError(f"average_decay must be at least 0 and below 1, got {value!r}")
+
+
 class MovingAverage:
     """Exponential moving average of a network's floating-point tensors, in float32.
 
     Args:
         module: the network.
-        decay: share kept at every step; smaller at the start, so that the first weights are soon forgotten.
+        decay: share kept at every step (see `require_decay`); smaller at the start, so that the first weights are soon
+            forgotten.
     """
 
     def __init__(self, module: nn.Module, decay: float):
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, got {decay!r}")
         self.decay = decay
         self.tensors = {name: tensor.detach().float().clone() for name, tensor in module.state_dict().items()}
 

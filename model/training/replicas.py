@@ -53,6 +53,15 @@ class Replicas:
             for gradient, mean in zip(gradients, _like(flat, gradients), strict=True):
                 gradient.copy_(mean)
 
+    def pooled(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance over all workers' numbers, from each worker's own over equally many."""
+        if self.num_workers == 1:
+            return mean, variance
+        moments = torch.stack([mean, variance + mean.square()])
+        dist.all_reduce(moments)
+        mean_of_all, square = moments / self.num_workers
+        return mean_of_all, (square - mean_of_all.square()).clamp(min=0)
+
     def divide(self, function: Callable[[Tensor], Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
         """Apply a function to tensors, to each on one worker only, and give every worker all results.
 

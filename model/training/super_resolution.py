@@ -24,7 +24,7 @@ from model.denoiser import Latents, noise_from
 from model.sampling import SuperResolutionSampling, prepare_super_resolution
 from model.schedule import flow_sigmas
 from model.training.clips import ConditionShares, TrainingClip, draw_clips, stratified_levels
-from model.training.optimiser import OptimiserConfig
+from model.training.optimiser import OptimiserConfig, require_decay
 from model.training.replicas import Replicas
 from model.training.task import Sample
 from model.training.velocity import Examples, VelocityTask
@@ -48,6 +48,7 @@ class SuperResolutionConfig:
     average_decay: float = 0.995
 
     def __post_init__(self) -> None:
+        require_decay(self.average_decay)
         if self.shares.audio:
             raise ValueError(f"shares.audio must be 0 for super-resolution, got {self.shares.audio!r}")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from model.geometry import LATENT_STRIDE_TIME, VIDEO_LATENT_CHANNELS
 from model.latent_statistics import WAN22_LATENT_MEAN, WAN22_LATENT_STD, denormalise
 from model.training.latent_scale import LatentScale
-from model.training.optimiser import MovingAverage, Optimiser, OptimiserConfig
+from model.training.optimiser import MovingAverage, Optimiser, OptimiserConfig, require_decay
 from model.training.replicas import Replicas
 from model.training.task import Sample, TrainingTask
 from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder
@@ -64,6 +64,7 @@ class VideoAutoencoderConfig:
     is_compiled: bool = False
 
     def __post_init__(self) -> None:
+        require_decay(self.average_decay)
         if self.num_frames < 5 or self.num_frames % LATENT_STRIDE_TIME != 1:
             raise ValueError(f"num_frames must be 4 n + 1 and at least 5, got {self.num_frames}")
         if self.crop < 32 or self.crop % 16:
@@ -112,7 +113,7 @@ class VideoAutoencoderTask(TrainingTask):
         # Loading lays the decoder's weights out as it runs fastest: a run that goes on has them so from the start.
         self._turbo.load_state_dict(self._turbo.state_dict())
         replicas.start_alike(self.networks)
-        self.scale = LatentScale(VIDEO_LATENT_CHANNELS).to(device)
+        self.scale = LatentScale(VIDEO_LATENT_CHANNELS, replicas).to(device)
         self.optimiser = Optimiser([self.networks], config.optimiser, replicas)
         self.average = MovingAverage(self.networks, config.average_decay)
         if config.is_compiled:

@@ -1,7 +1,6 @@
 """Training as jobs on a real cluster: every stage learns, goes on after kill -9, and what it makes loads in the job."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -16,7 +15,8 @@ import yaml
 from safetensors.torch import load_file
 
 from actors.small_world.clips import MAX_SECONDS, MIN_SECONDS, SIZES
-from actors.training.recipe import RecipeError, load_recipe
+from actors.training.recipe import RecipeError
+from jobs.ablate import main as ablate
 from jobs.train import main as train
 from model.checkpoint import Checkpoint
 from pipeline.ablation import VARIANTS
@@ -88,10 +88,13 @@ class Made:
         return f"{self.folder}/checkpoint"
 
 
+def job_command(name, *arguments):
+    return [sys.executable, "-m", f"jobs.{name}", *map(str, arguments)]
+
+
 def run_job(name, *arguments):
     """A job as its users run it, in a process of its own, which must end well; returns what it printed."""
-    command = [sys.executable, "-m", f"jobs.{name}", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(job_command(name, *arguments), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -151,7 +154,21 @@ def test_another_recipe_in_the_same_folder_is_one_line(made, recipes, cluster, c
     folder = made.folder
     arguments = [str(recipes / "base.yaml"), "--data", f"{folder}/latents", "--checkpoint", made.checkpoint]
     assert train([*arguments, "--runs", f"{folder}/runs", "--set", "seed=9", "--address", cluster.address]) == 2
-    assert "holds a run of another recipe: name another folder of runs, or remove it" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.endswith("/runs/base was made from recipe.seed=1, not 9: name another folder, or remove this one\n")
+
+
+def test_what_was_made_from_an_older_autoencoder_is_not_taken_for_new(made, recipes, cluster, tmp_path):
+    """Whoever trains the codec again and forgets what was made with the old one is told."""
+    folder = shutil.copytree(made.folder, tmp_path / "mini")
+    shutil.rmtree(folder / "runs" / "audio_codec")
+    changed_recipes = shutil.copytree(recipes, tmp_path / "recipes")
+    values = yaml.safe_load((changed_recipes / "audio_codec.yaml").read_text())
+    (changed_recipes / "audio_codec.yaml").write_text(yaml.safe_dump(changed(values, {"seed": 9})))
+    arguments = ["--output", folder, "--recipes", changed_recipes, "--num-workers", "2", "--address", cluster.address]
+    done = subprocess.run(job_command("make_mini_checkpoint", *arguments), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "/latents was made from checkpoint.audio_vae=" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -162,6 +179,9 @@ def test_another_recipe_in_the_same_folder_is_one_line(made, recipes, cluster, c
         ("base", ["--set", "is_sharded=true"], "is_sharded must be false with one worker, got True"),
         ("base", ["--set", "network.text_channels=48"], "network.text_channels must be 256, as the text in "),
         ("distillation", ["--checkpoint", "{empty}"], "base: is absent, "),
+        ("base", ["--num-workers", "2", "--set", "max_clips=1"], "max_clips must be at least 2, the workers, got 1"),
+        ("audio_codec", [], "{latents}/part-00000.parquet must hold waveform, it lacks waveform"),
+        ("base", ["--data", "{clips}"], "{clips}/part-00000.parquet must hold video, audio, text, it lacks audio"),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_one_line_before_any_worker_starts(
@@ -171,10 +191,11 @@ def test_a_recipe_that_does_not_fit_is_one_line_before_any_worker_starts(
     (tmp_path / "empty" / "turbo_vae" / "x.json").write_text("{}")
     latents = f"{made.folder}/latents"
     command = [str(recipes / f"{stage}.yaml"), "--data", latents, "--checkpoint", str(tmp_path / "new")]
-    command += [argument.format(empty=tmp_path / "empty") for argument in arguments]
+    places = {"empty": tmp_path / "empty", "latents": latents, "clips": f"{made.folder}/clips"}
+    command += [argument.format(**places) for argument in arguments]
     assert train([*command, "--runs", str(tmp_path / "runs"), "--address", cluster.address]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {message}")
+    assert error.startswith(f"error: {message.format(**places)}")
     assert error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
@@ -187,11 +208,14 @@ def test_a_recipe_that_does_not_exist_is_one_line(tmp_path, capsys):
 
 @pytest.mark.timeout(600)
 def test_an_ablation_compares_four_variants(made, recipes, cluster, tmp_path):
-    latents = f"{made.folder}/latents"
-    arguments = ["--recipe", recipes / "base.yaml", "--data", latents, "--held-out", latents]
+    address, clips, held_out = ["--address", cluster.address], tmp_path / "clips", tmp_path / "held-out"
+    run_job("small_world", "clips", "--output", clips, "--num-clips", "2", "--per-shard", "1", "--seed", "2", *address)
+    given = ["--clips", clips, "--checkpoint", made.checkpoint, "--output", held_out, "--num-workers", "1"]
+    run_job("small_world", "latents", *given, *address)
+    arguments = ["--recipe", recipes / "base.yaml", "--data", f"{made.folder}/latents", "--held-out", held_out]
     arguments += ["--checkpoint", made.checkpoint, "--output", tmp_path, "--num-steps", "3", "--seeds", "1"]
-    printed = run_job("ablate", *arguments, "--num-clips", "2", "--num-workers", "2", "--address", cluster.address)
-    assert "without gates" in printed
+    arguments += ["--num-clips", "2", "--num-workers", "2", *address]
+    assert "without gates" in run_job("ablate", *arguments)
     runs = {run["variant"]: run for run in json.loads((tmp_path / "ablation.json").read_text())["runs"]}
     assert list(runs) == list(VARIANTS)
     counts = {name: run["num_parameters"] for name, run in runs.items()}
@@ -200,6 +224,28 @@ def test_an_ablation_compares_four_variants(made, recipes, cluster, tmp_path):
     assert len({run["figures"]["video_loss"] for run in runs.values()}) == 4
     assert (tmp_path / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "ablation.md").read_text().count("\n") == 6
+    assert all(run["figures"]["num_clips"] == 2 for run in runs.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--num-clips": "5"}, "num_clips must be at most 4, the clips in "),
+        ({}, "/latents must hold no clip of "),
+        ({"--seeds": "1,1"}, "seeds must differ, got 1, 1"),
+    ],
+)
+def test_an_ablation_that_would_judge_wrongly_is_one_line_before_it_trains(
+    made, recipes, cluster, tmp_path, capsys, changes, message
+):
+    latents = f"{made.folder}/latents"
+    values = {"--recipe": str(recipes / "base.yaml"), "--data": latents, "--held-out": latents, "--num-clips": "2"}
+    values |= {"--checkpoint": made.checkpoint, "--output": str(tmp_path / "out"), "--address": cluster.address}
+    assert ablate([text for pair in (values | changes).items() for text in pair]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_tells_the_memory_of_a_gpu_at_full_size(capsys):
@@ -226,23 +272,35 @@ def test_a_dry_run_of_what_cannot_be_is_one_line(recipe, arguments, message, cap
     assert capsys.readouterr().err == f"error: {message}\n"
 
 
+def stop_after_a_state(command, run_folder, number):
+    """Send a signal to a job of training when it has saved a state; gives its exit status and what it printed."""
+
+    def states():
+        return set(run_folder.glob("checkpoint_*/history.json"))
+
+    earlier, end = states(), time.monotonic() + 240
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        while not states() - earlier:
+            assert process.poll() is None, "the run ended before it was stopped"
+            assert time.monotonic() < end, "no state was saved in time"
+            time.sleep(0.05)
+        process.send_signal(number)
+        printed = process.communicate(timeout=60)[0]
+    assert not (run_folder / DONE_NAME).exists()
+    return process.returncode, printed
+
+
 @pytest.mark.timeout(600)
-def test_a_run_that_was_killed_goes_on_and_learns_the_same(made, recipes, cluster, tmp_path):
-    recipe = load_recipe(str(recipes / "base.yaml"))
-    command = [sys.executable, "-m", "jobs.train", str(recipes / "base.yaml"), "--data", f"{made.folder}/latents"]
-    command += ["--checkpoint", str(tmp_path / "checkpoint"), "--address", cluster.address, "--num-workers", "2"]
-    command += ["--set", "training.optimiser.num_steps=40"]
-    # The killed run saves often, so that it is caught between two states; how often does not change what is learnt.
-    runs = tmp_path / "killed"
-    process = subprocess.Popen([*command, "--runs", str(runs)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 240
-    while not list(runs.glob(f"{recipe.stage}/checkpoint_*/history.json")):
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < end, "no state was saved in time"
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (runs / recipe.stage / DONE_NAME).exists()
+def test_a_run_that_was_interrupted_and_killed_goes_on_and_learns_the_same(made, recipes, cluster, tmp_path):
+    arguments = [str(recipes / "base.yaml"), "--data", f"{made.folder}/latents", "--address", cluster.address]
+    arguments += ["--checkpoint", str(tmp_path / "checkpoint"), "--num-workers", "2"]
+    command = job_command("train", *arguments, "--set", "training.optimiser.num_steps=100")
+    # The stopped run saves often, so that it is caught between two states; how often does not change what is learnt.
+    runs = tmp_path / "stopped"
+    status, printed = stop_after_a_state([*command, "--runs", str(runs)], runs / "base", signal.SIGINT)
+    assert (status, printed.splitlines()[-1]) == (130, "interrupted: what is saved is kept, the same command continues")
+    status, _ = stop_after_a_state([*command, "--runs", str(runs)], runs / "base", signal.SIGKILL)
+    assert status == -signal.SIGKILL
     subprocess.run([*command, "--runs", str(runs)], check=True, capture_output=True)
     resumed = load_file(tmp_path / "checkpoint" / "base" / "model.safetensors")
     subprocess.run([*command, "--runs", str(tmp_path / "undisturbed")], check=True, capture_output=True)

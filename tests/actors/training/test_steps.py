@@ -57,8 +57,16 @@ def test_workers_share_the_clips_out(shards):
     assert held(ClipStore(shards, ["number"], max_clips=3)) == [0, 1, 2]
 
 
+def test_the_first_clips_are_shared_out_among_any_number_of_workers(shards):
+    """Later shards need not hold what a stage learns from, however many workers there are."""
+    stores = [ClipStore(shards, ["number"], worker, num_workers=3, max_clips=4) for worker in range(3)]
+    assert [held(store) for store in stores] == [[0, 3], [1], [2]]
+    with pytest.raises(ValueError, match="must hold a clip for each of 3 workers, it has fewer"):
+        ClipStore(shards, ["number"], worker=2, num_workers=3, max_clips=2)
+
+
 def test_what_does_not_fit_is_one_line(shards):
     with pytest.raises(ValueError, match=r"num_workers must be at most 3, the shards in .*, got 4"):
         ClipStore(shards, ["number"], num_workers=4)
-    with pytest.raises(ValueError, match=r"part-00000.parquet in .* must hold audio, number, it lacks audio"):
+    with pytest.raises(ValueError, match=r"part-00000.parquet must hold audio, number, it lacks audio"):
         ClipStore(shards, ["audio", "number"])

@@ -147,7 +147,7 @@ def test_what_the_decoder_learns_from_stills_holds_for_every_frame_of_a_clip():
 
 
 def test_latents_have_unit_spread_and_statistics_are_learnt():
-    scale, generator = LatentScale(3), torch.Generator().manual_seed(0)
+    scale, generator = LatentScale(3, Replicas()), torch.Generator().manual_seed(0)
     latent = torch.tensor([1.0, 5.0, 0.1]).view(1, 3, 1) * torch.randn(4, 3, 500, generator=generator) + 0.5
     for _ in range(100):
         normalised = scale(latent, is_learning=True)

@@ -240,6 +240,15 @@ def test_a_discriminator_and_its_weights_come_together(make_transformer, negativ
             r"shares.dropped_text must be 0 for distillation, got 0\.1",
         ),
         (lambda: ScoreGuidance(video=-1), "video must be at least 0, got -1"),
+        (
+            lambda: replace(CONFIG, warm_up=WarmUpConfig(num_steps=200)),
+            "warm_up.num_steps must be less than 200, the steps of student, got 200",
+        ),
+        (
+            lambda: replace(CONFIG, fake=replace(RATES, num_steps=100)),
+            "fake.num_steps must be 200, as student's, got 100",
+        ),
+        (lambda: replace(CONFIG, average_decay=1), "average_decay must be at least 0 and below 1, got 1"),
         (lambda: WarmUpConfig(num_substeps=0), "num_substeps must be at least 1, got 0"),
         (lambda: GanConfig(student_weight=0), "student_weight must be more than 0, got 0"),
     ],
