@@ -17,7 +17,7 @@ import torch
 from actors.evaluation.clips import Asked, ClipJudge, JudgedClip, is_english_digit
 from actors.evaluation.transcribing import DigitRecogniser, WhisperRecogniser, error_rate
 from actors.request import ClipRequest
-from actors.small_world.listening import Ceiling, WordRecogniser, measure_ceiling, speak_references
+from actors.small_world.listening import UnseenVoice, WordRecogniser, hear_unseen_voice, speak_references
 from actors.small_world.speech import SpeechError
 from actors.storage import StorageError, join, list_names, read_bytes
 from actors.writing import clip_name
@@ -67,7 +67,7 @@ class Evaluation:
         clips: judged, by id.
         num_dead_letters: rows of the last manifest that did not become clips.
         recogniser: of speech: "Whisper", "pocketsphinx" or "".
-        ceiling: of the measure for words; None where none were listened for.
+        unseen_voice: how words are heard in it; None where none were listened for.
         figures: by language, and of all.
         notes: what was left out, and why.
     """
@@ -76,7 +76,7 @@ class Evaluation:
     clips: tuple[JudgedClip, ...]
     num_dead_letters: int
     recogniser: str
-    ceiling: Ceiling | None
+    unseen_voice: UnseenVoice | None
     figures: dict[str, Figures]
     notes: tuple[str, ...]
 
@@ -101,7 +101,7 @@ def evaluate(spec: EvaluationSpec, on_judged: Callable[[int, int], None] = lambd
     requests = [ClipRequest.model_validate(record["request"]) for record in records.values()]
     notes: list[str] = []
     asked = [Asked.of(request) for request in requests]
-    words, ceiling = _listener(asked, spec.num_workers, notes)
+    words, unseen_voice = _listener(asked, spec.num_workers, notes)
     wants_digits = whisper is None and any(is_english_digit(one.word) for one in asked)
     judge = ClipJudge(words, recognises_digits=wants_digits, keeps_sound=whisper is not None)
     clips = []
@@ -116,21 +116,21 @@ def evaluate(spec: EvaluationSpec, on_judged: Callable[[int, int], None] = lambd
         clips=tuple(clips),
         num_dead_letters=_count_dead_letters(spec.output_url),
         recogniser="Whisper" if whisper else "pocketsphinx" if wants_digits else "",
-        ceiling=ceiling,
-        figures=figures_by_language(clips, ceiling, originals),
+        unseen_voice=unseen_voice,
+        figures=figures_by_language(clips, unseen_voice, originals),
         notes=tuple(notes),
     )
 
 
 def _listener(
     asked: Sequence[Asked], num_workers: int, notes: list[str]
-) -> tuple[WordRecogniser | None, Ceiling | None]:
+) -> tuple[WordRecogniser | None, UnseenVoice | None]:
     if not any(one.word for one in asked):
         notes.append("words: no clip asks for a word of the small world")
         return None, None
     try:
         words = WordRecogniser.of_small_world(num_workers)
-        return words, measure_ceiling(words, num_workers)
+        return words, hear_unseen_voice(words, num_workers)
     except SpeechError as error:
         notes.append(f"words: left out, {error}")
         return None, None

@@ -105,7 +105,7 @@ def _row(clip: JudgedClip) -> dict[str, Any]:
 
 
 def _facts(evaluation: Evaluation) -> dict[str, Any]:
-    ceiling = evaluation.ceiling
+    unseen_voice = evaluation.unseen_voice
     return {
         "output": evaluation.output_url,
         "num_clips": len(evaluation.clips),
@@ -113,8 +113,8 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
         "problems": {clip.id: clip.problem for clip in evaluation.clips if clip.problem},
         "recogniser": evaluation.recogniser,
         "figures": {language: asdict(figures) for language, figures in evaluation.figures.items()},
-        "confused_in_truth": [list(pair) for pair in ceiling.confused] if ceiling else [],
-        "confused": [list(entry) for entry in confusions(evaluation.clips)] if ceiling else [],
+        "confused_in_unseen_voice": [list(pair) for pair in unseen_voice.confused] if unseen_voice else [],
+        "confused": [list(entry) for entry in confusions(evaluation.clips)] if unseen_voice else [],
         "notes": list(evaluation.notes),
     }
 
@@ -125,7 +125,7 @@ def _table(evaluation: Evaluation) -> list[list[str]]:
     rows: list[tuple[str, list[str]]] = [
         ("clips", [str(one.num_clips) for one in figures]),
         ("right word", [_percent(one.word_accuracy) for one in figures]),
-        ("  in truth", [_percent(one.word_ceiling) for one in figures]),
+        ("  unseen voice", [_percent(one.unseen_voice_word_accuracy) for one in figures]),
         ("right language", [_percent(one.language_accuracy) for one in figures]),
         ("WER or CER", [_percent(one.error_rate) for one in figures]),
         ("  of originals", [_percent(one.original_error_rate) for one in figures]),
@@ -162,11 +162,11 @@ def _lines(evaluation: Evaluation) -> list[str]:
         if shares[ALL] is not None:
             parts = ", ".join(f"{part} {_percent(shares[part])}" for part in PALETTES)
             lines.append(f"colours where the {what} tells the look: {parts}")
-    if evaluation.ceiling:
+    if evaluation.unseen_voice:
         if confused := confusions(evaluation.clips)[:_MOST_CONFUSIONS]:
             lines.append("heard wrongly: " + ", ".join(f"{a} as {h} ({n}x)" for a, h, n in confused))
-        in_truth = ", ".join(f"{said} as {heard}" for said, heard in evaluation.ceiling.confused) or "none"
-        lines.append(f"confused in espeak-ng's own words, by other voices: {in_truth}")
+        mistakes = ", ".join(f"{said} as {heard}" for said, heard in evaluation.unseen_voice.confused) or "none"
+        lines.append(f"heard wrongly in a voice of espeak-ng that is not among the references: {mistakes}")
     lines += [f"{clip.id}: {clip.problem}" for clip in evaluation.clips if clip.problem][:_MOST_CONFUSIONS]
     return lines + list(evaluation.notes)
 

@@ -16,7 +16,7 @@ from actors.evaluation.clips import JudgedClip
 from actors.evaluation.sync import correlation
 from actors.evaluation.transcribing import error_rate, metric_name
 from actors.request import LANGUAGES
-from actors.small_world.listening import Ceiling
+from actors.small_world.listening import UnseenVoice
 from actors.small_world.looks import PALETTES
 
 ALL = "all"
@@ -35,11 +35,12 @@ class Figures:
     Attributes:
         num_clips: in the group.
         num_problems: clips that could not be decoded.
-        num_words: clips of which a word of the small world was asked.
+        num_words: clips of which a word of the small world was asked, and that no recording drives.
         word_accuracy: share of them in which the word asked for was heard.
-        word_ceiling: the same share for espeak-ng's own words.
+        unseen_voice_word_accuracy: the same share of espeak-ng's words in a voice that is not among the references,
+            mean over the languages of the words asked for.
         language_accuracy: share in which the word heard is one of the language asked for.
-        language_ceiling: the same share for espeak-ng's own words.
+        unseen_voice_language_accuracy: the same share in that voice.
         metric: "WER" or "CER".
         error_rate: of what a recogniser of speech heard.
         original_error_rate: of the same recogniser for espeak-ng's own words.
@@ -58,9 +59,9 @@ class Figures:
     num_problems: int
     num_words: int
     word_accuracy: float | None
-    word_ceiling: float | None
+    unseen_voice_word_accuracy: float | None
     language_accuracy: float | None
-    language_ceiling: float | None
+    unseen_voice_language_accuracy: float | None
     metric: str | None
     error_rate: float | None
     original_error_rate: float | None
@@ -76,13 +77,13 @@ class Figures:
 
 
 def figures_by_language(
-    clips: Sequence[JudgedClip], ceiling: Ceiling | None, original_error_rates: Mapping[str, float]
+    clips: Sequence[JudgedClip], unseen_voice: UnseenVoice | None, original_error_rates: Mapping[str, float]
 ) -> dict[str, Figures]:
     """Figures of every language that has clips, in the order of `LANGUAGES`, and of all of them first.
 
     Args:
         clips: judged.
-        ceiling: of the measure for words; None where no words were listened for.
+        unseen_voice: how words are heard in it; None where no words were listened for.
         original_error_rates: language to the recogniser's error rate for espeak-ng's own words, where it is known.
     """
     mismatched = mismatched_correlations(clips)
@@ -91,7 +92,7 @@ def figures_by_language(
         if members := [clip for clip in clips if clip.language == language]:
             groups[language] = members
     return {
-        key: _figures(key, members, mismatched, ceiling, original_error_rates.get(key))
+        key: _figures(key, members, mismatched, unseen_voice, original_error_rates.get(key))
         for key, members in groups.items()
     }
 
@@ -100,12 +101,15 @@ def _figures(
     key: str,
     clips: Sequence[JudgedClip],
     mismatched: Mapping[str, float],
-    ceiling: Ceiling | None,
+    unseen_voice: UnseenVoice | None,
     original_error_rate: float | None,
 ) -> Figures:
     healthy = [clip for clip in clips if not clip.problem]
     spoken = [clip for clip in healthy if clip.is_word_right is not None]
-    own = [value for clip in healthy if clip.id in mismatched and (value := clip.correlation) is not None]
+    languages = [clip.asked.word.language for clip in spoken if clip.asked.word]
+    unseen_words = [unseen_voice.word_accuracy[language] for language in languages] if unseen_voice else []
+    unseen_languages = [unseen_voice.language_accuracy[language] for language in languages] if unseen_voice else []
+    own = _known(clip.correlation for clip in healthy if clip.id in mismatched)
     others = [mismatched[clip.id] for clip in healthy if clip.id in mismatched]
     mouth = _mean(own) if others else _mean(_known(clip.correlation for clip in healthy))
     other = _mean(others)
@@ -119,9 +123,9 @@ def _figures(
         num_problems=len(clips) - len(healthy),
         num_words=len(spoken),
         word_accuracy=_share(clip.is_word_right for clip in spoken),
-        word_ceiling=ceiling.word_accuracy[key] if ceiling and spoken else None,
+        unseen_voice_word_accuracy=_mean(unseen_words),
         language_accuracy=_share(clip.is_language_right for clip in spoken),
-        language_ceiling=ceiling.language_accuracy[key] if ceiling and spoken else None,
+        unseen_voice_language_accuracy=_mean(unseen_languages),
         metric=None if rate is None else metric_name(key),
         error_rate=rate,
         original_error_rate=None if rate is None else original_error_rate,
@@ -144,7 +148,7 @@ def _colours(clips: Sequence[JudgedClip]) -> dict[str, float | None]:
 
 
 def _error_rate(language: str, clips: Sequence[JudgedClip]) -> float | None:
-    heard = [clip for clip in clips if clip.transcript is not None]
+    heard = [clip for clip in clips if clip.transcript is not None and not clip.asked.is_driven]
     if language == ALL or not heard:
         return None
     return error_rate([clip.asked.text for clip in heard], [str(clip.transcript) for clip in heard], language)
