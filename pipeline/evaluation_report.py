@@ -131,6 +131,7 @@ def _table(evaluation: Evaluation) -> list[list[str]]:
         ("  of originals", [_percent(one.original_error_rate) for one in figures]),
         ("mouth to sound", [_plain(one.mouth_correlation) for one in figures]),
         ("  mismatched", [_plain(one.mismatched_correlation) for one in figures]),
+        ("  same onset", [_plain(one.same_onset_correlation) for one in figures]),
         ("lag in frames", [_plain(one.median_lag_frames, 0) for one in figures]),
         ("in sync", [_percent(one.in_sync) for one in figures]),
         ("picture length", [_percent(one.video_length_right) for one in figures]),

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
 
 from actors.evaluation.clips import JudgedClip
-from actors.evaluation.sync import correlation
+from actors.evaluation.sync import correlation, onset
 from actors.evaluation.transcribing import error_rate, metric_name
 from actors.request import LANGUAGES
 from actors.small_world.listening import UnseenVoice
@@ -24,6 +25,7 @@ ALL = "all"
 
 _NUM_PARTNERS = 3
 _MOST_LOOKED_AT = 40
+_SAME_ONSET_FRAMES = 1
 
 Value = TypeVar("Value")
 
@@ -47,6 +49,7 @@ class Figures:
         mouth_correlation: mean correlation of mouth and sound.
         mismatched_correlation: the same with sounds of other clips.
         correlation_gap: the difference of these two.
+        same_onset_correlation: mean correlation with sounds of other clips that begin when the clip's own does.
         median_lag_frames: by how much mouths are late.
         in_sync: share of clips in which that is one frame at most, early or late.
         video_length_right: share of pictures as long as asked for, to within one frame.
@@ -68,6 +71,7 @@ class Figures:
     mouth_correlation: float | None
     mismatched_correlation: float | None
     correlation_gap: float | None
+    same_onset_correlation: float | None
     median_lag_frames: float | None
     in_sync: float | None
     video_length_right: float | None
@@ -86,13 +90,13 @@ def figures_by_language(
         unseen_voice: how words are heard in it; None where no words were listened for.
         original_error_rates: language to the recogniser's error rate for espeak-ng's own words, where it is known.
     """
-    mismatched = mismatched_correlations(clips)
+    mismatched, same_onset = mismatched_correlations(clips), mismatched_correlations(clips, same_onset=True)
     groups = {ALL: list(clips)}
     for language in LANGUAGES:
         if members := [clip for clip in clips if clip.language == language]:
             groups[language] = members
     return {
-        key: _figures(key, members, mismatched, unseen_voice, original_error_rates.get(key))
+        key: _figures(key, members, mismatched, same_onset, unseen_voice, original_error_rates.get(key))
         for key, members in groups.items()
     }
 
@@ -101,6 +105,7 @@ def _figures(
     key: str,
     clips: Sequence[JudgedClip],
     mismatched: Mapping[str, float],
+    same_onset: Mapping[str, float],
     unseen_voice: UnseenVoice | None,
     original_error_rate: float | None,
 ) -> Figures:
@@ -132,6 +137,7 @@ def _figures(
         mouth_correlation=mouth,
         mismatched_correlation=other,
         correlation_gap=None if mouth is None or other is None else mouth - other,
+        same_onset_correlation=_mean([same_onset[clip.id] for clip in healthy if clip.id in same_onset]),
         median_lag_frames=float(np.median(lags)) if lags else None,
         # A clip in which nothing correlates has no lag, and is not in sync.
         in_sync=sum(abs(lag) <= 1 for lag in lags) / num_watched if num_watched else None,
@@ -154,35 +160,51 @@ def _error_rate(language: str, clips: Sequence[JudgedClip]) -> float | None:
     return error_rate([clip.asked.text for clip in heard], [str(clip.transcript) for clip in heard], language)
 
 
-def mismatched_correlations(clips: Sequence[JudgedClip]) -> dict[str, float]:
+def mismatched_correlations(clips: Sequence[JudgedClip], same_onset: bool = False) -> dict[str, float]:
     """Correlation of every clip's mouth with the sounds of others: up to three of the nearest lengths.
 
     Partners of another word are taken, since the same word would rightly fit. What is chosen depends on lengths and
-    ids alone. Clips without a partner are left out.
+    ids, and on sounds where they shall begin together. Clips without a partner are left out.
+
+    Args:
+        clips: judged.
+        same_onset: whether sounds of partners begin within one frame of the clip's own.
 
     Returns:
         Id to the mean over the partners.
     """
     watched = [clip for clip in clips if clip.mouth_F is not None and clip.sound_F is not None]
     watched.sort(key=lambda clip: (len(clip.mouth_F), clip.id))  # type: ignore[arg-type]
+    onsets = [onset(clip.sound_F) if same_onset else 0 for clip in watched]  # type: ignore[arg-type]
     result = {}
     for index, clip in enumerate(watched):
-        values: list[float] = []
-        for other in _neighbours(watched, index):
-            if clip.asked.word is None or other.asked.word is None or clip.asked.word.name != other.asked.word.name:
-                values.append(correlation(clip.mouth_F, other.sound_F))  # type: ignore[arg-type]
-            if len(values) == _NUM_PARTNERS:
-                break
+        partners = (
+            watched[place]
+            for place in _neighbours(index, len(watched))
+            if _is_near(onsets[index], onsets[place]) and _say_different(clip, watched[place])
+        )
+        values = [correlation(clip.mouth_F, other.sound_F) for other in islice(partners, _NUM_PARTNERS)]  # type: ignore[arg-type]
         if values:
             result[clip.id] = float(np.mean(values))
     return result
 
 
-def _neighbours(clips: Sequence[JudgedClip], index: int) -> Iterable[JudgedClip]:
+def _neighbours(index: int, num_places: int) -> Iterable[int]:
     for distance in range(1, _MOST_LOOKED_AT):
         for place in (index + distance, index - distance):
-            if 0 <= place < len(clips):
-                yield clips[place]
+            if 0 <= place < num_places:
+                yield place
+
+
+def _is_near(onset_frame: int | None, other_frame: int | None) -> bool:
+    if onset_frame is None or other_frame is None:
+        return False
+    return abs(onset_frame - other_frame) <= _SAME_ONSET_FRAMES
+
+
+def _say_different(clip: JudgedClip, other: JudgedClip) -> bool:
+    word, other_word = clip.asked.word, other.asked.word
+    return word is None or other_word is None or word.name != other_word.name
 
 
 def confusions(clips: Iterable[JudgedClip]) -> list[tuple[str, str, int]]:

@@ -52,6 +52,7 @@ def test_truth_scores_fully(tmp_path, capsys):
     assert total["unseen_voice_word_accuracy"] > 0.95
     assert total["mouth_correlation"] > 0.95
     assert total["correlation_gap"] > 0.4
+    assert total["mismatched_correlation"] < total["same_onset_correlation"] < 0.9
     assert total["median_lag_frames"] == 0
     assert set(figures["figures"]) == {"all", "zh", "yue", "en", "ja", "ko", "de", "fr"}
     english = figures["figures"]["en"]
@@ -61,7 +62,9 @@ def test_truth_scores_fully(tmp_path, capsys):
     assert all(row["word"] == row["asked_word"] for row in rows.values())
     with Image.open(tmp_path / "evaluation/frames.jpg") as sheet:
         assert sheet.height == 7 * (112 + 4)
-    assert "| right word | 100.0% |" in (tmp_path / "evaluation/figures.md").read_text()
+    markdown = (tmp_path / "evaluation/figures.md").read_text()
+    for row in ("| right word | 100.0% |", "|   unseen voice | ", "|   same onset | 0."):
+        assert row in markdown
 
 
 def test_what_is_wrong_is_caught(tmp_path, capsys):
