@@ -22,10 +22,12 @@ from jobs.arguments import positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
 from model.capabilities import read_capabilities
 from model.layout import find_layout
-from pipeline.evaluation import EvaluationError, EvaluationSpec, evaluate, require_libraries
+from pipeline.evaluation import EvaluationBrokenError, EvaluationError, EvaluationSpec, evaluate, require_libraries
 from pipeline.evaluation_report import REPORT_FOLDER, print_evaluation, write_evaluation
 from pipeline.settings import load_settings
 from pipeline.super_resolution_evaluation import evaluate_super_resolution, print_figures, write_figures
+
+EXIT_BROKEN = 1
 
 _SEED = 2_000_000
 
@@ -75,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("interrupted: no figures were written", highlight=False)
         return EXIT_INTERRUPTED
+    except EvaluationBrokenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BROKEN
     except (ValueError, OSError, EvaluationError, SpeechError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
