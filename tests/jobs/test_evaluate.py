@@ -186,6 +186,14 @@ def test_super_resolution_is_compared_with_enlarging(tmp_path, tiny_checkpoint, 
     [
         ([], "--output must be given"),
         (["--super-resolution"], "--checkpoint and --report must be given with --super-resolution"),
+        (
+            ["--output", "x", "--checkpoint", "c", "--seed", "0", "--set", "sampling.sr_steps=2"],
+            "--checkpoint and --seed and --set must not be given without --super-resolution",
+        ),
+        (
+            ["--super-resolution", "--checkpoint", "c", "--report", "r", "--output", "x", "--num-workers", "2"],
+            "--output and --num-workers must not be given with --super-resolution",
+        ),
         (["--output", "x", "--num-workers", "0"], "--num-workers: must be at least 1, got 0"),
     ],
 )
