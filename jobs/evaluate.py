@@ -22,12 +22,17 @@ from jobs.arguments import positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
 from model.capabilities import read_capabilities
 from model.layout import find_layout
-from pipeline.evaluation import EvaluationError, EvaluationSpec, evaluate, require_libraries
+from pipeline.evaluation import EvaluationBrokenError, EvaluationError, EvaluationSpec, evaluate, require_libraries
 from pipeline.evaluation_report import REPORT_FOLDER, print_evaluation, write_evaluation
 from pipeline.settings import load_settings
 from pipeline.super_resolution_evaluation import evaluate_super_resolution, print_figures, write_figures
 
+EXIT_BROKEN = 1
+
 _SEED = 2_000_000
+_NUM_CLIPS = 50
+_OF_A_RUN = ("output", "whisper", "num_workers")
+_OF_SUPER_RESOLUTION = ("checkpoint", "num_clips", "seed", "settings", "set")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,26 +48,26 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--whisper", metavar="FOLDER", help="Whisper checkpoint for WER and CER, as transformers saves it"
     )
-    parser.add_argument(
-        "--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="processes (default: all cores)"
-    )
+    parser.add_argument("--num-workers", type=positive, metavar="N", help="processes (default: all cores)")
     parser.add_argument("--super-resolution", action="store_true", help="evaluate a checkpoint instead of a run")
     parser.add_argument("--checkpoint", metavar="URL", help="with --super-resolution: checkpoint folder")
     parser.add_argument(
-        "--num-clips", type=positive, default=50, metavar="N", help="with --super-resolution: clips (default: 50)"
+        "--num-clips", type=positive, metavar="N", help=f"with --super-resolution: clips (default: {_NUM_CLIPS})"
     )
-    parser.add_argument(
-        "--seed", type=int, default=_SEED, help=f"with --super-resolution: of the world (default: {_SEED})"
-    )
+    parser.add_argument("--seed", type=int, help=f"with --super-resolution: of the world (default: {_SEED})")
     parser.add_argument("--settings", metavar="FILE", help="with --super-resolution: YAML file, for its sampling.sr_*")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one setting"
+        "--set", action="append", metavar="NAME=VALUE", help="with --super-resolution: override one setting"
     )
     options = parser.parse_args(arguments)
     needed = ("checkpoint", "report") if options.super_resolution else ("output",)
     if missing := [f"--{name}" for name in needed if getattr(options, name) is None]:
         mode = " with --super-resolution" if options.super_resolution else ""
         parser.error(f"{' and '.join(missing)} must be given{mode}")
+    others = _OF_A_RUN if options.super_resolution else _OF_SUPER_RESOLUTION
+    if unused := [f"--{name.replace('_', '-')}" for name in others if getattr(options, name) is not None]:
+        mode = "with" if options.super_resolution else "without"
+        parser.error(f"{' and '.join(unused)} must not be given {mode} --super-resolution")
     return options
 
 
@@ -75,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("interrupted: no figures were written", highlight=False)
         return EXIT_INTERRUPTED
+    except EvaluationBrokenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BROKEN
     except (ValueError, OSError, EvaluationError, SpeechError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -84,22 +92,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate_run(options: argparse.Namespace, console: Console) -> None:
     require_libraries()
     report_url = options.report or join(options.output, REPORT_FOLDER)
+    spec = EvaluationSpec(options.output, options.num_workers or os.cpu_count() or 1, options.whisper)
     with _progress(console) as on_judged:
-        evaluation = evaluate(EvaluationSpec(options.output, options.num_workers, options.whisper), on_judged)
+        evaluation = evaluate(spec, on_judged)
     write_evaluation(report_url, evaluation)
     print_evaluation(console, evaluation)
     console.print(f"figures: {report_url}", highlight=False, soft_wrap=True)
 
 
 def _evaluate_super_resolution(options: argparse.Namespace, console: Console) -> None:
-    settings = load_settings(options.settings, options.overrides)
+    settings = load_settings(options.settings, options.set or ())
+    seed = _SEED if options.seed is None else options.seed
     source = CheckpointSource(options.checkpoint, settings.cache_dir)
     files = open_checkpoint(options.checkpoint)
     samplers = settings.sampling.samplers(read_capabilities(files, find_layout(files)).samplers)
     enlarging = Enlarging(source, samplers.super_resolution, settings.sampling.negative_prompt)
     with _progress(console) as on_compared:
-        clips = evaluate_super_resolution(enlarging, options.seed, options.num_clips, on_compared)
-    write_figures(options.report, options.checkpoint, options.seed, clips)
+        clips = evaluate_super_resolution(enlarging, seed, options.num_clips or _NUM_CLIPS, on_compared)
+    write_figures(options.report, options.checkpoint, seed, clips)
     print_figures(console, clips)
     console.print(f"figures: {options.report}", highlight=False, soft_wrap=True)
 

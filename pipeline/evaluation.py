@@ -8,16 +8,18 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
-from actors.evaluation.clips import Asked, ClipJudge, JudgedClip, is_english_digit
+from actors.evaluation.clips import Asked, ClipJudge, JudgedClip, is_english_digit, spoken_language
 from actors.evaluation.transcribing import DigitRecogniser, WhisperRecogniser, error_rate
-from actors.request import ClipRequest
-from actors.small_world.listening import Ceiling, WordRecogniser, measure_ceiling, speak_references
+from actors.request import ClipRequest, describe_validation_error
+from actors.small_world.listening import UnseenVoice, WordRecogniser, hear_unseen_voice, speak_references
 from actors.small_world.speech import SpeechError
 from actors.storage import StorageError, join, list_names, read_bytes
 from actors.writing import clip_name
@@ -31,6 +33,10 @@ _IN_FLIGHT = 4
 
 class EvaluationError(Exception):
     """A run cannot be evaluated."""
+
+
+class EvaluationBrokenError(EvaluationError):
+    """An evaluation ended before every clip was judged."""
 
 
 def require_libraries() -> None:
@@ -67,7 +73,7 @@ class Evaluation:
         clips: judged, by id.
         num_dead_letters: rows of the last manifest that did not become clips.
         recogniser: of speech: "Whisper", "pocketsphinx" or "".
-        ceiling: of the measure for words; None where none were listened for.
+        unseen_voice: how words are heard in it; None where none were listened for.
         figures: by language, and of all.
         notes: what was left out, and why.
     """
@@ -76,7 +82,7 @@ class Evaluation:
     clips: tuple[JudgedClip, ...]
     num_dead_letters: int
     recogniser: str
-    ceiling: Ceiling | None
+    unseen_voice: UnseenVoice | None
     figures: dict[str, Figures]
     notes: tuple[str, ...]
 
@@ -90,24 +96,28 @@ def evaluate(spec: EvaluationSpec, on_judged: Callable[[int, int], None] = lambd
 
     Raises:
         EvaluationError: if the run holds no finished clip.
+        EvaluationBrokenError: if a process that judges clips is killed.
         StorageError: the store refuses or is out of reach.
         ValueError: if the Whisper checkpoint cannot be loaded.
     """
     whisper = WhisperRecogniser(spec.whisper) if spec.whisper else None
-    ledger = Ledger(spec.output_url)
-    records = ledger.read_records(ledger.committed_ids())
-    if not records:
-        raise EvaluationError(f"output {spec.output_url} holds no finished clips; jobs.generate makes them")
-    requests = [ClipRequest.model_validate(record["request"]) for record in records.values()]
     notes: list[str] = []
-    asked = [Asked.of(request) for request in requests]
-    words, ceiling = _listener(asked, spec.num_workers, notes)
+    requests = _read_requests(spec.output_url, notes)
+    if not requests:
+        reasons = "; ".join([f"output {spec.output_url} holds no finished clips", *notes])
+        raise EvaluationError(f"{reasons}; jobs.generate makes them")
+    asked = [one for request in requests if not (one := Asked.of(request)).is_driven]
+    words, unseen_voice = _listener(asked, spec.num_workers, notes)
     wants_digits = whisper is None and any(is_english_digit(one.word) for one in asked)
     judge = ClipJudge(words, recognises_digits=wants_digits, keeps_sound=whisper is not None)
-    clips = []
-    for clip in _judged(judge, spec, requests):
-        clips.append(_transcribed(clip, whisper, notes))
-        on_judged(len(clips), len(requests))
+    clips: list[JudgedClip] = []
+    try:
+        for clip in _judged(judge, spec, requests):
+            clips.append(_transcribed(clip, whisper, notes))
+            on_judged(len(clips), len(requests))
+    except BrokenProcessPool as error:
+        reason = f"a process was killed when {len(clips)} of {len(requests)} clips were judged"
+        raise EvaluationBrokenError(f"{reason}; where memory is short, fewer --num-workers need less") from error
     originals = {}
     if wants_digits and words is not None:
         originals["en"] = _original_digit_error_rate(spec.num_workers)
@@ -116,21 +126,38 @@ def evaluate(spec: EvaluationSpec, on_judged: Callable[[int, int], None] = lambd
         clips=tuple(clips),
         num_dead_letters=_count_dead_letters(spec.output_url),
         recogniser="Whisper" if whisper else "pocketsphinx" if wants_digits else "",
-        ceiling=ceiling,
-        figures=figures_by_language(clips, ceiling, originals),
+        unseen_voice=unseen_voice,
+        figures=figures_by_language(clips, unseen_voice, originals),
         notes=tuple(notes),
     )
 
 
+def _read_requests(output_url: str, notes: list[str]) -> list[ClipRequest]:
+    """Requests of the finished clips, in the order of their ids; nothing else of the records is kept."""
+    ledger = Ledger(output_url)
+    ids = ledger.committed_ids()
+    records = ledger.read_records(ids)
+    if len(records) < len(ids):
+        notes.append(f"left out: {len(ids) - len(records)} of {len(ids)} records are damaged or of another version")
+    requests = []
+    for clip_id, record in records.items():
+        try:
+            requests.append(ClipRequest.model_validate(record.get("request")))
+        except ValidationError as error:
+            field, _, reason = describe_validation_error(error)
+            notes.append(f"left out: {clip_id}, whose request is not valid: {field} {reason}")
+    return requests
+
+
 def _listener(
     asked: Sequence[Asked], num_workers: int, notes: list[str]
-) -> tuple[WordRecogniser | None, Ceiling | None]:
+) -> tuple[WordRecogniser | None, UnseenVoice | None]:
     if not any(one.word for one in asked):
         notes.append("words: no clip asks for a word of the small world")
         return None, None
     try:
         words = WordRecogniser.of_small_world(num_workers)
-        return words, measure_ceiling(words, num_workers)
+        return words, hear_unseen_voice(words, num_workers)
     except SpeechError as error:
         notes.append(f"words: left out, {error}")
         return None, None
@@ -185,7 +212,8 @@ def _judge_one(judge: ClipJudge, output_url: str, request: ClipRequest) -> Judge
     try:
         mp4 = read_bytes(join(output_url, clip_name(request.id, "mp4")))
     except StorageError as error:
-        return JudgedClip(request.id, request.language, request.resolution, Asked.of(request), problem=str(error))
+        asked, language = Asked.of(request), spoken_language(request)
+        return JudgedClip(request.id, language, request.resolution, asked, problem=str(error))
     return judge.judge(request, mp4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -29,6 +30,7 @@ FRAMES_NAME = "frames.jpg"
 CLIPS_NAME = "clips.parquet"
 
 _MOST_CONFUSIONS = 10
+_CLIPS_PER_BATCH = 10_000
 _NOTHING = "-"
 _CLIPS_SCHEMA = pa.schema(
     [
@@ -51,21 +53,20 @@ _CLIPS_SCHEMA = pa.schema(
 
 
 def write_evaluation(report_url: str, evaluation: Evaluation) -> None:
-    """Write the five files, `figures.json` last.
+    """Make all five files, and then write them, `figures.json` last.
 
     Raises:
         StorageError: the store refuses or is out of reach.
     """
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([_row(clip) for clip in evaluation.clips], schema=_CLIPS_SCHEMA), buffer)
     facts = json.dumps(_facts(evaluation), ensure_ascii=False, indent=1)
-    for name, data, content_type in (
-        (CLIPS_NAME, buffer.getvalue(), "application/vnd.apache.parquet"),
+    files = (
+        (CLIPS_NAME, clips_table(evaluation.clips), "application/vnd.apache.parquet"),
         (FRAMES_NAME, draw_frames(evaluation.output_url, evaluation.clips), "image/jpeg"),
         (PLOT_NAME, draw(evaluation.figures), "image/png"),
         (MARKDOWN_NAME, _markdown(evaluation).encode(), "text/markdown; charset=utf-8"),
         (FIGURES_NAME, facts.encode(), "application/json"),
-    ):
+    )
+    for name, data, content_type in files:
         write_atomically(join(report_url, name), data, content_type=content_type)
 
 
@@ -80,6 +81,16 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
     console.print(table, highlight=False)
     for line in _lines(evaluation):
         console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def clips_table(clips: Sequence[JudgedClip]) -> bytes:
+    """A row of every clip as a Parquet file, made in batches: lists of dictionaries fill the memory."""
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, _CLIPS_SCHEMA) as writer:
+        for start in range(0, len(clips), _CLIPS_PER_BATCH):
+            rows = [_row(clip) for clip in clips[start : start + _CLIPS_PER_BATCH]]
+            writer.write_table(pa.Table.from_pylist(rows, schema=_CLIPS_SCHEMA))
+    return buffer.getvalue()
 
 
 def _row(clip: JudgedClip) -> dict[str, Any]:
@@ -105,7 +116,7 @@ def _row(clip: JudgedClip) -> dict[str, Any]:
 
 
 def _facts(evaluation: Evaluation) -> dict[str, Any]:
-    ceiling = evaluation.ceiling
+    unseen_voice = evaluation.unseen_voice
     return {
         "output": evaluation.output_url,
         "num_clips": len(evaluation.clips),
@@ -113,8 +124,8 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
         "problems": {clip.id: clip.problem for clip in evaluation.clips if clip.problem},
         "recogniser": evaluation.recogniser,
         "figures": {language: asdict(figures) for language, figures in evaluation.figures.items()},
-        "confused_in_truth": [list(pair) for pair in ceiling.confused] if ceiling else [],
-        "confused": [list(entry) for entry in confusions(evaluation.clips)] if ceiling else [],
+        "confused_in_unseen_voice": [list(pair) for pair in unseen_voice.confused] if unseen_voice else [],
+        "confused": [list(entry) for entry in confusions(evaluation.clips)] if unseen_voice else [],
         "notes": list(evaluation.notes),
     }
 
@@ -125,12 +136,13 @@ def _table(evaluation: Evaluation) -> list[list[str]]:
     rows: list[tuple[str, list[str]]] = [
         ("clips", [str(one.num_clips) for one in figures]),
         ("right word", [_percent(one.word_accuracy) for one in figures]),
-        ("  in truth", [_percent(one.word_ceiling) for one in figures]),
+        ("  unseen voice", [_percent(one.unseen_voice_word_accuracy) for one in figures]),
         ("right language", [_percent(one.language_accuracy) for one in figures]),
         ("WER or CER", [_percent(one.error_rate) for one in figures]),
         ("  of originals", [_percent(one.original_error_rate) for one in figures]),
         ("mouth to sound", [_plain(one.mouth_correlation) for one in figures]),
         ("  mismatched", [_plain(one.mismatched_correlation) for one in figures]),
+        ("  same onset", [_plain(one.same_onset_correlation) for one in figures]),
         ("lag in frames", [_plain(one.median_lag_frames, 0) for one in figures]),
         ("in sync", [_percent(one.in_sync) for one in figures]),
         ("picture length", [_percent(one.video_length_right) for one in figures]),
@@ -162,11 +174,13 @@ def _lines(evaluation: Evaluation) -> list[str]:
         if shares[ALL] is not None:
             parts = ", ".join(f"{part} {_percent(shares[part])}" for part in PALETTES)
             lines.append(f"colours where the {what} tells the look: {parts}")
-    if evaluation.ceiling:
+    if num_unseen := sum(not clip.colours and not clip.problem for clip in evaluation.clips):
+        lines.append(f"not of a picture size of the small world, so that no frame was decoded: {num_unseen} clips")
+    if evaluation.unseen_voice:
         if confused := confusions(evaluation.clips)[:_MOST_CONFUSIONS]:
             lines.append("heard wrongly: " + ", ".join(f"{a} as {h} ({n}x)" for a, h, n in confused))
-        in_truth = ", ".join(f"{said} as {heard}" for said, heard in evaluation.ceiling.confused) or "none"
-        lines.append(f"confused in espeak-ng's own words, by other voices: {in_truth}")
+        mistakes = ", ".join(f"{said} as {heard}" for said, heard in evaluation.unseen_voice.confused) or "none"
+        lines.append(f"heard wrongly in a voice of espeak-ng that is not among the references: {mistakes}")
     lines += [f"{clip.id}: {clip.problem}" for clip in evaluation.clips if clip.problem][:_MOST_CONFUSIONS]
     return lines + list(evaluation.notes)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from actors.small_world.looks import PALETTES
@@ -13,7 +14,7 @@ _BLUE, _GREY = "#2f6db5", "#b9bec6"
 
 
 def draw(figures: Mapping[str, Figures]) -> bytes:
-    """Plot words, error rates, mouths and colours.
+    """Plot words, error rates, mouths and colours; what is not known has no bar.
 
     Args:
         figures: by language, and "all".
@@ -21,6 +22,13 @@ def draw(figures: Mapping[str, Figures]) -> bytes:
     Returns:
         A PNG file.
     """
+    buffer = io.BytesIO()
+    plot(figures).savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def plot(figures: Mapping[str, Figures]) -> Any:
+    """The figure of matplotlib that `draw` saves."""
     # The object, not pyplot: nothing is kept for the process, and no display is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -28,15 +36,14 @@ def draw(figures: Mapping[str, Figures]) -> bytes:
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     words, errors, mouths, colours = figure.subplots(2, 2).ravel()
-    _bars(words, "right word", figures, lambda one: one.word_accuracy, ("truth", lambda one: one.word_ceiling))
+    unseen_voice = ("espeak-ng, unseen voice", lambda one: one.unseen_voice_word_accuracy)
+    _bars(words, "right word", figures, lambda one: one.word_accuracy, unseen_voice)
     others = ("originals", lambda one: one.original_error_rate)
     _bars(errors, "WER or CER of a recogniser", figures, lambda one: one.error_rate, others)
     mismatched = ("other clips' sound", lambda one: one.mismatched_correlation)
     _bars(mouths, "correlation of mouth and sound", figures, lambda one: one.mouth_correlation, mismatched)
     _colour_bars(colours, figures[ALL])
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return figure
 
 
 Choice = Callable[[Figures], float | None]
@@ -49,7 +56,7 @@ def _bars(axes: Any, title: str, figures: Mapping[str, Figures], choose: Choice,
         axes,
         title,
         keys,
-        ("clips", [choose(figures[key]) or 0 for key in keys]),
+        ("clips", [choose(figures[key]) for key in keys]),
         (name, [choose_beside(figures[key]) for key in keys]),
     )
 
@@ -58,14 +65,15 @@ def _colour_bars(axes: Any, total: Figures) -> None:
     parts = [*PALETTES, ALL]
     if total.colours_right[ALL] is None and total.image_colours_right[ALL] is None:
         parts = []
-    from_text = [total.colours_right[part] or 0 for part in parts]
+    from_text = [total.colours_right[part] for part in parts]
     from_image = [total.image_colours_right[part] for part in parts]
     _grouped(axes, "right colours", parts, ("look in the prompt", from_text), ("look in an image", from_image))
 
 
-def _grouped(
-    axes: Any, title: str, keys: list[str], own: tuple[str, list[float]], beside: tuple[str, list[float | None]]
-) -> None:
+Bars = tuple[str, Sequence[float | None]]
+
+
+def _grouped(axes: Any, title: str, keys: list[str], own: Bars, beside: Bars) -> None:
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     if not keys:
@@ -75,11 +83,16 @@ def _grouped(
     has_beside = any(value is not None for value in beside[1])
     places = range(len(keys))
     width = 0.4 if has_beside else 0.6
-    axes.bar([place - (0.2 if has_beside else 0) for place in places], own[1], width, label=own[0], color=_BLUE)
+    own_places = [place - (0.2 if has_beside else 0) for place in places]
+    axes.bar(own_places, _heights(own[1]), width, label=own[0], color=_BLUE)
     if has_beside:
-        heights = [value or 0 for value in beside[1]]
-        axes.bar([place + 0.2 for place in places], heights, width, label=beside[0], color=_GREY)
+        axes.bar([place + 0.2 for place in places], _heights(beside[1]), width, label=beside[0], color=_GREY)
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
     axes.set_xticks(list(places), keys)
-    axes.set_ylim(min(0.0, *own[1]), max(1.0, *own[1]) * 1.02)
+    known = [value for value in own[1] if value is not None]
+    axes.set_ylim(min([0.0, *known]), max([1.0, *known]) * 1.02)
     axes.grid(axis="y", alpha=0.3)
+
+
+def _heights(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]

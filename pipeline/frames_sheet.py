@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from actors.evaluation.clips import JudgedClip
 from actors.media import read_moments
 from actors.request import LANGUAGES
-from actors.storage import join, read_bytes
+from actors.storage import StorageError, join, read_bytes
 from actors.writing import clip_name
 
 NUM_MOMENTS = 8
@@ -25,7 +25,9 @@ _JPEG_QUALITY = 90
 
 
 def draw_frames(output_url: str, clips: Iterable[JudgedClip]) -> bytes:
-    """Put frames of the first clip of every language under each other; clips that cannot be decoded are passed over.
+    """Put frames of the first clip of every language under each other.
+
+    Clips that cannot be read or decoded are passed over.
 
     Args:
         output_url: folder of the run.
@@ -33,15 +35,12 @@ def draw_frames(output_url: str, clips: Iterable[JudgedClip]) -> bytes:
 
     Returns:
         A JPEG file.
-
-    Raises:
-        StorageError: the store refuses or is out of reach.
     """
     found: dict[str, list[Image.Image]] = {}
     for clip in clips:
         if clip.language not in found and not clip.problem:
-            mp4 = read_bytes(join(output_url, clip_name(clip.id, "mp4")))
-            with suppress(ValueError):
+            with suppress(StorageError, ValueError):
+                mp4 = read_bytes(join(output_url, clip_name(clip.id, "mp4")))
                 found[clip.language] = read_moments(mp4, NUM_MOMENTS, _FRAME_HEIGHT)
     rows = {name: found[language] for language, name in LANGUAGES.items() if language in found}
     buffer = io.BytesIO()

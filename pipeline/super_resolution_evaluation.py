@@ -19,7 +19,7 @@ FIGURES_NAME = "super_resolution.json"
 _WAYS = {
     "super_resolution_db": "super-resolution",
     "bilinear_db": "bilinear, of the decoded small clip",
-    "bilinear_render_db": "bilinear, of the rendered small clip",
+    "bilinear_render_db": "bilinear, of the large render averaged to the small size",
     "autoencoder_db": "large clip through the autoencoder",
 }
 
@@ -33,7 +33,7 @@ class EnlargingFigures:
         mean_db: way of enlarging (the fields of `Enlarged`) to its mean PSNR.
         better_than_bilinear: share of clips in which super-resolution is nearer to the truth than the decoded small
             clip enlarged.
-        better_than_bilinear_render: the same against the rendered small clip enlarged.
+        better_than_bilinear_render: the same against the large render averaged to the small size and enlarged.
     """
 
     num_clips: int
@@ -106,6 +106,6 @@ def print_figures(console: Console, clips: Sequence[Enlarged]) -> None:
     console.print(table)
     console.print(
         f"{figures.num_clips} clips; super-resolution is better than bilinear in {figures.better_than_bilinear:.1%} "
-        f"(decoded) and {figures.better_than_bilinear_render:.1%} (rendered)",
+        f"(decoded) and {figures.better_than_bilinear_render:.1%} (averaged render)",
         highlight=False,
     )

@@ -14,7 +14,7 @@ import numpy as np
 from actors.evaluation.sync import best_lag, correlation
 from actors.evaluation.transcribing import DigitRecogniser
 from actors.media import probe, read_frames, read_waveform
-from actors.request import ClipRequest, StructuredPrompt
+from actors.request import ClipRequest, DialogueLine, StructuredPrompt
 from actors.small_world.clips import METADATA_KEY, SIZES
 from actors.small_world.listening import SAMPLE_RATE_HZ, WordRecogniser
 from actors.small_world.looks import PALETTES, Look
@@ -35,7 +35,7 @@ class Asked:
         word: of the small world, or None.
         look: of the small world, or None.
         text: all lines of dialogue, "" where the prompt is free text.
-        seconds: length of the clip; None where a recording decides, or the row leaves it to the checkpoint.
+        seconds: length of the clip; None where the row leaves it to the recording or the checkpoint.
         has_image: the look comes from a reference image.
         is_driven: the sound comes from a recording.
     """
@@ -50,23 +50,30 @@ class Asked:
     @classmethod
     def of(cls, request: ClipRequest) -> Asked:
         """Read it from a request; metadata under the small world's key that is not its own counts as none."""
-        lines = request.prompt.dialogue if isinstance(request.prompt, StructuredPrompt) else ()
+        lines = _lines(request)
         asked = request.metadata.get(METADATA_KEY)
         asked = asked if isinstance(asked, Mapping) else {}
         word = _WORDS.get(str(asked.get("word")))
         if word is None and len(lines) == 1:
             word = find_word(lines[0].language or request.language, lines[0].line)
-        driven, seconds = request.audio is not None, request.seconds
-        if seconds is not None and not driven:
-            seconds = request.text_length(seconds).num_frames / FRAMES_PER_SECOND
         return cls(
             word=word,
             look=_look(asked.get("look")),
             text=" ".join(line.line for line in lines),
-            seconds=seconds,
+            seconds=request.seconds,
             has_image=request.image is not None,
-            is_driven=driven,
+            is_driven=request.audio is not None,
         )
+
+
+def spoken_language(request: ClipRequest) -> str:
+    """The language of all lines of dialogue, where they have one; else the row's."""
+    languages = {line.language or request.language for line in _lines(request)}
+    return languages.pop() if len(languages) == 1 else request.language
+
+
+def _lines(request: ClipRequest) -> tuple[DialogueLine, ...]:
+    return request.prompt.dialogue if isinstance(request.prompt, StructuredPrompt) else ()
 
 
 def _look(value: Any) -> Look | None:
@@ -82,7 +89,7 @@ class JudgedClip:
 
     Attributes:
         id: of the request.
-        language: code.
+        language: code of the one spoken.
         resolution: label.
         asked: of the request.
         width: of the picture in pixels.
@@ -96,6 +103,8 @@ class JudgedClip:
         colours: part to the colour seen; empty outside the small world.
         mouth_F: opening of the mouth; None outside the small world.
         sound_F: how far the sound would open a mouth; None outside the small world.
+        correlation: of these two.
+        lag_frames: by how many frames the mouth is late; None where nothing correlates.
         transcript: what a recogniser of speech heard; None where none listened.
         sound_S: the sound at 16 kHz, where a recogniser shall listen later.
         problem: why the clip could not be judged, "" where it could.
@@ -116,27 +125,33 @@ class JudgedClip:
     colours: Mapping[str, str] = field(default_factory=dict)
     mouth_F: np.ndarray | None = field(default=None, repr=False)
     sound_F: np.ndarray | None = field(default=None, repr=False)
+    correlation: float | None = None
+    lag_frames: int | None = None
     transcript: str | None = None
     sound_S: np.ndarray | None = field(default=None, repr=False)
     problem: str = ""
 
     @property
     def is_word_right(self) -> bool | None:
-        """Whether the word heard is the one asked for; None where none was listened for."""
-        if self.asked.word is None or not self.listened:
+        """Whether the word heard is the one asked for; None where none was listened for or a recording says it."""
+        if self.asked.word is None or not self._is_listened_to:
             return None
         return self.word == self.asked.word.name
 
     @property
     def is_language_right(self) -> bool | None:
-        """Whether the word heard is one of the language asked for; None where none was listened for."""
-        if self.asked.word is None or not self.listened:
+        """Whether the word heard is one of the language asked for; None where `is_word_right` is."""
+        if self.asked.word is None or not self._is_listened_to:
             return None
         return self.word is not None and _WORDS[self.word].language == self.asked.word.language
 
+    @property
+    def _is_listened_to(self) -> bool:
+        return self.listened and not self.asked.is_driven and not self.problem
+
     def is_colour_right(self, part: str) -> bool | None:
         """Whether a part has the colour asked for; None where none was asked for or the clip was not looked at."""
-        if self.asked.look is None or part not in self.colours:
+        if self.asked.look is None or part not in self.colours or self.problem:
             return None
         return self.colours[part] == getattr(self.asked.look, part)
 
@@ -146,19 +161,12 @@ class JudgedClip:
         rights = [self.is_colour_right(part) for part in PALETTES]
         return None if None in rights else all(rights)
 
-    @property
-    def correlation(self) -> float | None:
-        """Of mouth and sound."""
-        return None if self.mouth_F is None or self.sound_F is None else correlation(self.mouth_F, self.sound_F)
-
-    @property
-    def lag_frames(self) -> int | None:
-        """By how many frames the mouth is late."""
-        return None if self.mouth_F is None or self.sound_F is None else best_lag(self.mouth_F, self.sound_F)
-
     def is_length_right(self, seconds: float | None) -> bool | None:
-        """Whether a length is the one asked for, to within one frame; None where a recording decides."""
-        if self.asked.seconds is None or self.problem:
+        """Whether a length is the one asked for, to within one frame; None where a recording or a checkpoint decides.
+
+        Clips are planned to within one frame: 1.2 s are 30 frames, of which the latents' grid holds 29.
+        """
+        if self.asked.seconds is None or self.asked.is_driven or self.problem:
             return None
         # Files count time in whole ticks: one frame is allowed to be a little more than one.
         return seconds is not None and abs(seconds - self.asked.seconds) <= 1.05 / FRAMES_PER_SECOND
@@ -187,15 +195,15 @@ class ClipJudge:
         asked = Asked.of(request)
         facts: dict[str, Any] = {
             "id": request.id,
-            "language": request.language,
+            "language": spoken_language(request),
             "resolution": request.resolution,
             "asked": asked,
         }
         try:
             found = probe(mp4)
             facts |= {"width": found.width, "height": found.height, "video_s": found.video_s, "audio_s": found.audio_s}
-            facts["listened"] = self.words is not None and asked.word is not None
-            if found.audio_s is not None:
+            facts["listened"] = self.words is not None and asked.word is not None and not asked.is_driven
+            if found.audio_s is not None and not asked.is_driven:
                 facts |= self._listen(asked, mp4)
             if (found.width, found.height) in _SMALL_SIZES:
                 facts |= _watch(mp4, has_sound=found.audio_s is not None)
@@ -227,7 +235,9 @@ def _watch(mp4: bytes, has_sound: bool) -> dict[str, Any]:
     frames_FYX3 = read_frames(mp4)
     facts: dict[str, Any] = {"colours": see_colours(frames_FYX3)}
     if has_sound:
-        facts |= {"mouth_F": mouth_openings(frames_FYX3), "sound_F": sound_openings(mp4)}
+        mouth_F, sound_F = mouth_openings(frames_FYX3), sound_openings(mp4)
+        facts |= {"mouth_F": mouth_F, "sound_F": sound_F}
+        facts |= {"correlation": correlation(mouth_F, sound_F), "lag_frames": best_lag(mouth_F, sound_F)}
     return facts
 
 

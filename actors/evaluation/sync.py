@@ -9,6 +9,8 @@ import numpy as np
 
 MAX_LAG_FRAMES = 6
 _LEAST_FRAMES = 10
+# An RMS of 0.028, which a learnt codec's noise does not reach.
+_LEAST_OPENING = 0.25
 
 
 def correlation(mouth_F: np.ndarray, sound_F: np.ndarray) -> float:
@@ -41,3 +43,13 @@ def best_lag(mouth_F: np.ndarray, sound_F: np.ndarray) -> int | None:
         if len(mouth) >= _LEAST_FRAMES and (value := correlation(mouth, sound)) > (best[0] if best else 0.0):
             best = value, lag
     return best[1] if best else None
+
+
+def onset(sound_F: np.ndarray) -> int | None:
+    """The first frame in which a sound opens a mouth by a quarter; None where none does.
+
+    Args:
+        sound_F: how far the sound would open a mouth, 0 to 1.
+    """
+    loud = np.flatnonzero(sound_F > _LEAST_OPENING)
+    return int(loud[0]) if len(loud) else None

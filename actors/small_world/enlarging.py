@@ -30,7 +30,7 @@ class Enlarged:
         id: of the clip.
         super_resolution_db: small latents through the Transformer and the video decoder.
         bilinear_db: the same latents decoded and enlarged.
-        bilinear_render_db: the small render itself enlarged, which no checkpoint can spoil.
+        bilinear_render_db: the large render averaged to the small size and enlarged, which no checkpoint can spoil.
         autoencoder_db: the large render through encoder and decoder: what this checkpoint could reach.
     """
 

@@ -37,7 +37,7 @@ _LEAST_RMS = 1e-3
 _LOG_FLOOR = float(np.log(0.1))
 _LENGTH_WEIGHT = 1.5
 
-# The clips' own speed and pitch and others; one of which there is no reference tells how often the measure is wrong.
+# The clips' own speed and pitch and others; one of which there is no reference tells how well other voices are heard.
 _REFERENCE_SPEEDS_WPM, _REFERENCE_PITCHES = (SPEED_WPM, 180), (40, PITCH)
 _UNSEEN_SPEED_WPM, _UNSEEN_PITCH = 172, 47
 
@@ -139,11 +139,13 @@ class WordRecogniser:
 
 
 @dataclass(frozen=True)
-class Ceiling:
-    """How the measure does on truth: espeak-ng's own words by voices that are no references.
+class UnseenVoice:
+    """How words of espeak-ng are heard in a voice that is not among the references.
+
+    Clips of the small world speak in one that is: they can do better.
 
     Attributes:
-        word_accuracy: language code to the share of words heard rightly; "all" is the mean.
+        word_accuracy: language code to the share of words heard rightly.
         language_accuracy: the same for the language of the word heard.
         confused: (word said, word heard) of every mistake, without repetition.
     """
@@ -153,25 +155,24 @@ class Ceiling:
     confused: list[tuple[str, str]]
 
 
-def measure_ceiling(recogniser: WordRecogniser, num_threads: int) -> Ceiling:
+def hear_unseen_voice(recogniser: WordRecogniser, num_threads: int) -> UnseenVoice:
     """Let the recogniser hear every word at a speed and pitch of which it has no reference.
 
     Raises:
         SpeechError: if espeak-ng cannot be run.
     """
     spoken = [(word, person, _UNSEEN_SPEED_WPM, _UNSEEN_PITCH) for word in WORDS for person in PERSONS]
-    rights: dict[str, list[tuple[bool, bool]]] = {"all": []}
+    rights: dict[str, list[tuple[bool, bool]]] = {}
     confused = set()
     for (word, *_), sound in zip(spoken, _speak_all(spoken, num_threads), strict=True):
         heard = recogniser.hear(sound)
         assert heard is not None, word
         right = (heard.word.name == word.name, heard.word.language == word.language)
-        for key in ("all", word.language):
-            rights.setdefault(key, []).append(right)
+        rights.setdefault(word.language, []).append(right)
         if not right[0]:
             confused.add((word.name, heard.word.name))
     shares = {key: np.mean(values, axis=0) for key, values in rights.items()}
-    return Ceiling(
+    return UnseenVoice(
         {key: float(share[0]) for key, share in shares.items()},
         {key: float(share[1]) for key, share in shares.items()},
         sorted(confused),

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import jobs.evaluate
 from actors.request import ClipRequest
 from actors.small_world.clips import SmallWorldClip
 from actors.small_world.vocabulary import WORDS
@@ -49,9 +50,10 @@ def test_truth_scores_fully(tmp_path, capsys):
     for share in ("word_accuracy", "language_accuracy", "in_sync", "video_length_right", "audio_length_right"):
         assert total[share] == 1, share
     assert set(total["colours_right"].values()) == {1.0}
-    assert total["word_ceiling"] > 0.98
+    assert total["unseen_voice_word_accuracy"] > 0.95
     assert total["mouth_correlation"] > 0.95
     assert total["correlation_gap"] > 0.4
+    assert total["mismatched_correlation"] < total["same_onset_correlation"] < 0.9
     assert total["median_lag_frames"] == 0
     assert set(figures["figures"]) == {"all", "zh", "yue", "en", "ja", "ko", "de", "fr"}
     english = figures["figures"]["en"]
@@ -61,7 +63,10 @@ def test_truth_scores_fully(tmp_path, capsys):
     assert all(row["word"] == row["asked_word"] for row in rows.values())
     with Image.open(tmp_path / "evaluation/frames.jpg") as sheet:
         assert sheet.height == 7 * (112 + 4)
-    assert "| right word | 100.0% |" in (tmp_path / "evaluation/figures.md").read_text()
+    markdown = (tmp_path / "evaluation/figures.md").read_text()
+    for row in ("| right word | 100.0% |", "|   unseen voice | ", "|   same onset | 0."):
+        assert row in markdown
+    assert "no frame was decoded" not in printed
 
 
 def test_what_is_wrong_is_caught(tmp_path, capsys):
@@ -107,7 +112,7 @@ def test_what_is_wrong_is_caught(tmp_path, capsys):
     assert "1 of them unreadable" in capsys.readouterr().out
 
 
-def test_rows_outside_the_small_world_are_judged_by_length_and_whisper(tmp_path, s3_bucket):
+def test_rows_outside_the_small_world_are_judged_by_length_and_whisper(tmp_path, s3_bucket, capsys):
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.1, 51_200).astype(np.float32)
     grey = np.full((25, 128, 224, 3), 128, np.uint8)
@@ -119,10 +124,17 @@ def test_rows_outside_the_small_world_are_judged_by_length_and_whisper(tmp_path,
     commit(s3_bucket, ClipRequest(id="c", prompt=hello, language="fr", seconds=1), grey, noise)
     # How long this one was to be is the checkpoint's to say: its length is not judged.
     commit(s3_bucket, ClipRequest(id="d", prompt="A man.", language="fr"), grey, noise)
+    # Whisper does not know the row's language, but the line's.
+    german = {"description": "A man.", "dialogue": [{"speaker": "Man", "line": "Guten Abend", "language": "de"}]}
+    commit(s3_bucket, ClipRequest(id="e", prompt=german, language="fr", seconds=1), grey, noise)
+    # What a recording says is not transcribed.
+    driven = {"audio": "speech.wav", "prompt": dialogue, "language": "de"}
+    commit(s3_bucket, ClipRequest(id="f", **driven), grey, noise)
     whisper = write_tiny_whisper(tmp_path / "whisper")
     report = tmp_path / "report"
     arguments = ["--output", s3_bucket, "--report", str(report), "--whisper", whisper, "--num-workers", "1"]
     assert main(arguments) == 0
+    assert "not of a picture size of the small world, so that no frame was decoded: 6 clips" in capsys.readouterr().out
     figures, rows = read_report(report)
     with Image.open(report / "frames.jpg") as sheet:
         assert sheet.height == 2 * (112 + 4)
@@ -130,6 +142,9 @@ def test_rows_outside_the_small_world_are_judged_by_length_and_whisper(tmp_path,
             middle = np.asarray(sheet)[row * 116 + 20 : row * 116 + 96, 160:]
             assert np.median(middle) == pytest.approx(128, abs=3)
     assert rows["a"]["transcript"] is not None
+    assert rows["e"]["transcript"] is not None
+    assert rows["e"]["language"] == "de"
+    assert rows["f"]["transcript"] is None
     assert figures["figures"]["de"]["error_rate"] > 0
     assert figures["figures"]["fr"]["error_rate"] is None
     assert any("does not know fr" in note for note in figures["notes"])
@@ -171,6 +186,14 @@ def test_super_resolution_is_compared_with_enlarging(tmp_path, tiny_checkpoint, 
     [
         ([], "--output must be given"),
         (["--super-resolution"], "--checkpoint and --report must be given with --super-resolution"),
+        (
+            ["--output", "x", "--checkpoint", "c", "--seed", "0", "--set", "sampling.sr_steps=2"],
+            "--checkpoint and --seed and --set must not be given without --super-resolution",
+        ),
+        (
+            ["--super-resolution", "--checkpoint", "c", "--report", "r", "--output", "x", "--num-workers", "2"],
+            "--output and --num-workers must not be given with --super-resolution",
+        ),
         (["--output", "x", "--num-workers", "0"], "--num-workers: must be at least 1, got 0"),
     ],
 )
@@ -179,6 +202,16 @@ def test_wrong_usage_ends_with_status_2(arguments, message, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_evaluation_that_breaks_is_one_line_and_status_1(tmp_path, monkeypatch, capsys):
+    def break_down(spec, on_judged):
+        raise evaluation.EvaluationBrokenError("a process was killed when 3 of 9 clips were judged")
+
+    monkeypatch.setattr(jobs.evaluate, "evaluate", break_down)
+    assert main(["--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "error: a process was killed when 3 of 9 clips were judged\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_evaluated_is_one_line(tmp_path, monkeypatch, capsys):
