@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from model.attention import AttentionBackend
 from model.experts import ExpertLinear
-from model.training.replicas import whole
+from model.training.replicas import Replicas
 from model.transformer import Transformer
 from model.transformer_config import TransformerConfig
 
@@ -69,13 +69,22 @@ def frozen_copy(transformer: Transformer) -> Transformer:
     return copy.requires_grad_(False)
 
 
-def checkpoint_tensors(config: TransformerConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def checkpoint_tensors(
+    config: TransformerConfig, tensors: Mapping[str, Tensor], replicas: Replicas
+) -> dict[str, Tensor]:
     """Tensors in the dtypes a checkpoint has them: linear layers inside the block in bfloat16, all others in float32.
+
+    Sharded ones are put together one at a time, so that a device has no more than one of them whole.
 
     Args:
         config: the network they belong to.
-        tensors: float32, by name; sharded ones are put together, for which every worker must call this.
+        tensors: float32, by name.
+        replicas: the workers of the run, all of which must call this.
+
+    Returns:
+        All tensors, on the CPU, on the first worker; nothing on the others.
     """
     with torch.device("meta"):
         expected = Transformer(config).state_dict()
-    return {name: whole(tensors[name]).to(target.dtype) for name, target in expected.items()}
+    gathered = ((name, replicas.gathered(tensors[name], target.dtype)) for name, target in expected.items())
+    return {name: tensor for name, tensor in gathered if tensor is not None}

@@ -17,7 +17,7 @@ from model.training.flow_matching import FlowMatchingConfig, FlowMatchingTask
 from model.training.memory import shard_bytes
 from model.training.networks import new_transformer
 from model.training.optimiser import OptimiserConfig
-from model.training.replicas import Replicas
+from model.training.replicas import Replicas, whole
 from model.training.sharding import shard, shard_whole
 from tests.tiny_checkpoint import tiny_config
 
@@ -57,13 +57,15 @@ def make_task(stage, compute_dtype, mesh, recomputes_layers):
 
 
 def train(case, mesh, rank, recomputes_layers):
-    """Every worker has clips of its own, given other things."""
+    """Every worker has clips of its own, given other things; gives reports, averaged weights and what is exported."""
     draw = torch.Generator().manual_seed(10 + rank)
     clip = {"video": (48, 2, 2, 2), "audio": (5, 64), "text": (3, 48)}
     batch = [{name: torch.randn(shape, generator=draw) for name, shape in clip.items()} for _ in range(2)]
     task = make_task(*CASES[case][:2], mesh, recomputes_layers)
     seeds = [torch.Generator().manual_seed(100 * rank + index) for index in range(NUM_STEPS)]
-    return [task.step(batch, index, seed) for index, seed in enumerate(seeds)], task.export()
+    reports = [task.step(batch, index, seed) for index, seed in enumerate(seeds)]
+    averages = {name: whole(tensor) for name, tensor in task.state_dict()["average"].items()}
+    return reports, averages, task.export()
 
 
 def make_shard_bytes(mesh):
@@ -104,11 +106,10 @@ def results(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES)
 def test_sharded_workers_learn_what_workers_with_all_weights_do(results, case):
     for result in results:
-        (reports, tensors), (sharded_reports, sharded_tensors) = result[case]
+        (reports, *tensors), (sharded_reports, *sharded_tensors) = result[case]
         for report, other in zip(reports, sharded_reports, strict=True):
             assert other == pytest.approx(report, rel=CASES[case][2])
-        for name, tensor in tensors.items():
-            torch.testing.assert_close(sharded_tensors[name], tensor, rtol=1e-2, atol=2e-3)
+        torch.testing.assert_close(sharded_tensors, tensors, rtol=1e-2, atol=2e-3)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -116,6 +117,15 @@ def test_all_workers_end_with_the_same_weights(results, case):
     for one, other in zip(results[0][case], results[1][case], strict=True):
         assert one[0] != other[0]  # of their own clips
         assert all(torch.equal(tensor, other[1][name]) for name, tensor in one[1].items())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_first_worker_alone_gets_what_is_exported(results, case):
+    for (_, averages, exported), (_, _, others) in zip(results[0][case], results[1][case], strict=True):
+        assert exported.keys() == averages.keys()
+        assert all(torch.equal(tensor, averages[name].to(tensor.dtype)) for name, tensor in exported.items())
+        assert exported["block.layers.0.mlp.down_proj.weight"].dtype == torch.bfloat16
+        assert others == {}
 
 
 def test_a_worker_holds_as_much_as_the_dry_run_says(results):
