@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.packing import SequenceLayout
 from model.training.discriminator import Discriminator
-from model.training.networks import frozen_copy
+from model.training.networks import on_meta
 from model.training.peak_memory import AttentionWithoutNumbers, PeakMemory
 from model.transformer import Transformer
 from model.transformer_config import TransformerConfig
@@ -55,7 +55,7 @@ class TrainingMemory:
 def base_training_memory(
     config: TransformerConfig, layouts: Sequence[SequenceLayout], num_gpus: int, recomputes_layers: bool = True
 ) -> TrainingMemory:
-    """Memory of flow matching or super-resolution training, sharded by `model.training.sharding.shard`.
+    """Memory of flow matching or super-resolution training, sharded as `model.training.sharding` does it.
 
     Args:
         config: the network.
@@ -67,7 +67,7 @@ def base_training_memory(
         ValueError: if `num_gpus` is less than 1, or there is no clip.
     """
     _require_gpus(num_gpus)
-    network = _on_meta(config, recomputes_layers)
+    network = _without_numbers(config, recomputes_layers)
     shard = shard_bytes(network, num_gpus)
     run = _measure(network, layouts, has_gradient=True)
     return TrainingMemory(shard, shard, 2 * shard, shard, gathered_bytes(network), run.peak_bytes)
@@ -95,13 +95,13 @@ def distillation_memory(
         ValueError: if `num_gpus` is less than 1, or there is no clip.
     """
     _require_gpus(num_gpus)
-    network = _on_meta(config, recomputes_layers)
+    network = _without_numbers(config, recomputes_layers)
     trained = 2 * shard_bytes(network, num_gpus)
     if has_discriminator:
         with torch.device("meta"):
             trained += shard_bytes(Discriminator(config.hidden_size, torch.Generator()), num_gpus)
     average = shard_bytes(network, num_gpus)
-    parameters = trained + shard_bytes(frozen_copy(network), num_gpus)
+    parameters = trained + shard_bytes(on_meta(config, weight_dtype=torch.bfloat16), num_gpus)
     twice = [*layouts, *layouts]
     alone, together = _measure(network, layouts, has_gradient=True), _measure(network, twice, has_gradient=False)
     critics = _measure(network, twice, has_gradient=True) if has_discriminator else alone
@@ -133,9 +133,8 @@ class _Run:
     kept_bytes: int
 
 
-def _on_meta(config: TransformerConfig, recomputes_layers: bool) -> Transformer:
-    with torch.device("meta"):
-        network = Transformer(config, torch.bfloat16, AttentionWithoutNumbers(), weight_dtype=torch.float32)
+def _without_numbers(config: TransformerConfig, recomputes_layers: bool) -> Transformer:
+    network = on_meta(config, torch.bfloat16, AttentionWithoutNumbers())
     network.block.recomputes_layers = recomputes_layers
     return network
 
