@@ -22,7 +22,7 @@ from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.row import unpack
 from actors.small_world.shards import NEGATIVE_PROMPT_FILE
 from actors.storage import join, list_names, open_filesystem, read_bytes, write_atomically
-from actors.training.recipe import BaseRecipe, Recipe, RecipeError, SuperResolutionRecipe
+from actors.training.recipe import BaseRecipe, Recipe, RecipeError, SuperResolutionRecipe, check_methods
 from actors.training.run import RunPlace, TrainingRun
 from model.inspection import check_components
 
@@ -93,6 +93,7 @@ def check_fit(spec: TrainingSpec) -> None:
         raise RecipeError(f"batch_size must be a multiple of the {num_workers} workers, got {recipe.batch_size}")
     if getattr(recipe, "is_sharded", False) and num_workers == 1:
         raise RecipeError("is_sharded must be false with one worker, got True")
+    check_methods(recipe)
     num_shards = sum(name.endswith(".parquet") for name in list_names(spec.data_url))
     if num_shards < num_workers:
         raise RecipeError(f"num_workers must be at most {num_shards}, the shards in {spec.data_url}, got {num_workers}")

@@ -186,6 +186,11 @@ class _TransformerRecipe(_Recipe):
         """Of the products inside the block."""
         return _DTYPES[self.precision]
 
+    @property
+    @abstractmethod
+    def optimisers(self) -> dict[str, OptimiserConfig]:
+        """All rates, under their names in the recipe."""
+
     def _new(self, config: TransformerConfig, worker: Worker) -> Transformer:
         generator = torch.Generator().manual_seed(self.seed)
         transformer = new_transformer(config, generator, self.compute_dtype, place=worker.place)
@@ -206,6 +211,11 @@ class BaseRecipe(_TransformerRecipe):
     def optimiser(self) -> OptimiserConfig:
         """See `_Recipe.optimiser`."""
         return self.training.optimiser
+
+    @property
+    def optimisers(self) -> dict[str, OptimiserConfig]:
+        """See `_TransformerRecipe.optimisers`."""
+        return {"training.optimiser": self.training.optimiser}
 
     def make_task(self, worker: Worker) -> TrainingTask:
         """See `_Recipe.make_task`."""
@@ -231,6 +241,11 @@ class SuperResolutionRecipe(_TransformerRecipe):
         """See `_Recipe.optimiser`."""
         return self.training.optimiser
 
+    @property
+    def optimisers(self) -> dict[str, OptimiserConfig]:
+        """See `_TransformerRecipe.optimisers`."""
+        return {"training.optimiser": self.training.optimiser}
+
     def make_task(self, worker: Worker) -> TrainingTask:
         """See `_Recipe.make_task`."""
         text_LC = worker.required_negative_text()
@@ -255,6 +270,11 @@ class DistillationRecipe(_TransformerRecipe):
     def optimiser(self) -> OptimiserConfig:
         """See `_Recipe.optimiser`."""
         return self.training.student
+
+    @property
+    def optimisers(self) -> dict[str, OptimiserConfig]:
+        """See `_TransformerRecipe.optimisers`."""
+        return {"training.student": self.training.student, "training.fake": self.training.fake}
 
     def make_task(self, worker: Worker) -> TrainingTask:
         """See `_Recipe.make_task`."""
@@ -312,6 +332,19 @@ def load_recipe(url: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
         name = ".".join(str(part) for part in item["loc"][1:]) or "stage"
         reason = item["msg"].removeprefix("Value error, ")
         raise RecipeError(f"recipe {url}: {name}={item.get('input')!r:.200}: {reason}") from error
+
+
+def check_methods(recipe: Recipe) -> None:
+    """Hold the optimisers of a recipe against its sharding.
+
+    Raises:
+        RecipeError: Muon, which needs whole matrices, shall train what is sharded.
+    """
+    if not isinstance(recipe, _TransformerRecipe) or not recipe.is_sharded:
+        return
+    for name, config in recipe.optimisers.items():
+        if config.method != "adamw":
+            raise RecipeError(f"{name}.method must be adamw with is_sharded, got {config.method}")
 
 
 def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
