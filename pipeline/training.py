@@ -23,7 +23,7 @@ from actors.row import unpack
 from actors.small_world.shards import NEGATIVE_PROMPT_FILE, read_shard, shard_urls
 from actors.storage import join, list_names, open_filesystem, read_bytes, write_atomically
 from actors.training.clip_store import require_tensors
-from actors.training.recipe import BaseRecipe, Recipe, RecipeError, SuperResolutionRecipe
+from actors.training.recipe import BaseRecipe, Recipe, RecipeError, SuperResolutionRecipe, check_methods
 from actors.training.run import RunPlace, TrainingRun
 from model.components import read_contents
 from model.inspection import check_components
@@ -103,6 +103,7 @@ def check_fit(spec: TrainingSpec) -> None:
         raise RecipeError(f"batch_size must be a multiple of the {num_workers} workers, got {recipe.batch_size}")
     if getattr(recipe, "is_sharded", False) and num_workers == 1:
         raise RecipeError("is_sharded must be false with one worker, got True")
+    check_methods(recipe)
     if recipe.max_clips is not None and recipe.max_clips < num_workers:
         raise RecipeError(f"max_clips must be at least {num_workers}, the workers, got {recipe.max_clips}")
     shards = shard_urls(spec.data_url)

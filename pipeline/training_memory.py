@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from actors.training.recipe import BaseRecipe, DistillationRecipe, Recipe, RecipeError, SuperResolutionRecipe
+from actors.training.recipe import (
+    BaseRecipe,
+    DistillationRecipe,
+    Recipe,
+    RecipeError,
+    SuperResolutionRecipe,
+    check_methods,
+)
 from model.geometry import ClipLength, latent_size
 from model.packing import SequenceLayout
 from model.training.memory import TrainingMemory, base_training_memory, distillation_memory
@@ -40,19 +47,30 @@ def training_memory(
         num_workers: GPUs of the run.
 
     Raises:
-        RecipeError: the recipe is of an autoencoder, or its batch cannot be shared out.
+        RecipeError: the recipe is of an autoencoder, its batch cannot be shared out, or Muon cannot be sharded.
     """
     if not isinstance(recipe, BaseRecipe | SuperResolutionRecipe | DistillationRecipe):
         raise RecipeError(f"stage must be that of a Transformer for a dry run, got {recipe.stage}")
     if recipe.batch_size % num_workers:
         raise RecipeError(f"batch_size must be a multiple of the {num_workers} workers, got {recipe.batch_size}")
+    check_methods(recipe)
     clips = [clip] * (recipe.batch_size // num_workers)
     num_gpus = num_workers if recipe.is_sharded else 1
     if isinstance(recipe, DistillationRecipe):
-        has_discriminator, num_steps = recipe.training.gan is not None, recipe.training.sampling.num_steps
-        recomputes = recipe.recomputes_layers
-        return distillation_memory(base_config, clips, num_gpus, has_discriminator, num_steps, recomputes)
-    return base_training_memory(recipe.network, clips, num_gpus, recipe.recomputes_layers)
+        training = recipe.training
+        return distillation_memory(
+            base_config,
+            clips,
+            num_gpus,
+            training.gan is not None,
+            training.sampling.num_steps,
+            recipe.recomputes_layers,
+            recipe.compute_dtype,
+            training.student.method,
+            training.fake.method,
+        )
+    method = recipe.training.optimiser.method
+    return base_training_memory(recipe.network, clips, num_gpus, recipe.recomputes_layers, recipe.compute_dtype, method)
 
 
 def memory_lines(memory: TrainingMemory) -> list[tuple[str, float]]:

@@ -22,10 +22,10 @@ from model.training.audio_codec import AudioCodecConfig, AudioCodecTask
 from model.training.distillation import DistillationTask
 from model.training.distillation_config import DistillationConfig, DistillationNetworks
 from model.training.flow_matching import FlowMatchingConfig, FlowMatchingTask
-from model.training.networks import new_transformer, trained_transformer
+from model.training.networks import new_transformer
 from model.training.optimiser import OptimiserConfig
 from model.training.replicas import Replicas
-from model.training.sharding import shard, shard_whole
+from model.training.sharding import Place
 from model.training.super_resolution import SuperResolutionConfig, SuperResolutionTask
 from model.training.task import TrainingTask
 from model.training.video_autoencoder import VideoAutoencoderConfig, VideoAutoencoderTask
@@ -61,6 +61,11 @@ class Worker:
     checkpoint: Checkpoint | None = None
     negative_text_LC: Tensor | None = None
     mesh: DeviceMesh | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where Transformers are."""
+        return Place(self.device, self.mesh)
 
     def required_negative_text(self) -> Tensor:
         """Features of the negative prompt (L, C), which every worker that learns from latents has."""
@@ -176,17 +181,21 @@ class _TransformerRecipe(_Recipe):
 
     uses_latents = True
 
-    def _ready(self, transformer: Transformer, worker: Worker) -> Transformer:
-        """On its device; sharded where that is wanted."""
-        transformer.block.recomputes_layers = self.recomputes_layers
-        transformer = transformer.to(worker.device)
-        if worker.mesh is not None:
-            shard(transformer, worker.mesh)
-        return transformer
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of the products inside the block."""
+        return _DTYPES[self.precision]
 
-    def _new(self, config: TransformerConfig) -> Transformer:
+    @property
+    @abstractmethod
+    def optimisers(self) -> dict[str, OptimiserConfig]:
+        """All rates, under their names in the recipe."""
+
+    def _new(self, config: TransformerConfig, worker: Worker) -> Transformer:
         generator = torch.Generator().manual_seed(self.seed)
-        return new_transformer(config, generator, _DTYPES[self.precision])
+        transformer = new_transformer(config, generator, self.compute_dtype, place=worker.place)
+        transformer.block.recomputes_layers = self.recomputes_layers
+        return transformer
 
 
 class BaseRecipe(_TransformerRecipe):
@@ -203,10 +212,15 @@ class BaseRecipe(_TransformerRecipe):
         """See `_Recipe.optimiser`."""
         return self.training.optimiser
 
+    @property
+    def optimisers(self) -> dict[str, OptimiserConfig]:
+        """See `_TransformerRecipe.optimisers`."""
+        return {"training.optimiser": self.training.optimiser}
+
     def make_task(self, worker: Worker) -> TrainingTask:
         """See `_Recipe.make_task`."""
         text_LC = worker.required_negative_text()
-        return FlowMatchingTask(self._ready(self._new(self.network), worker), text_LC, self.training, worker.replicas)
+        return FlowMatchingTask(self._new(self.network, worker), text_LC, self.training, worker.replicas)
 
     def write(self, checkpoint_folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """See `_Recipe.write`."""
@@ -227,10 +241,15 @@ class SuperResolutionRecipe(_TransformerRecipe):
         """See `_Recipe.optimiser`."""
         return self.training.optimiser
 
+    @property
+    def optimisers(self) -> dict[str, OptimiserConfig]:
+        """See `_TransformerRecipe.optimisers`."""
+        return {"training.optimiser": self.training.optimiser}
+
     def make_task(self, worker: Worker) -> TrainingTask:
         """See `_Recipe.make_task`."""
         text_LC = worker.required_negative_text()
-        transformer = self._ready(self._new(replace(self.network, position_style="sr")), worker)
+        transformer = self._new(replace(self.network, position_style="sr"), worker)
         return SuperResolutionTask(transformer, text_LC, self.training, worker.replicas)
 
     def write(self, checkpoint_folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -252,20 +271,22 @@ class DistillationRecipe(_TransformerRecipe):
         """See `_Recipe.optimiser`."""
         return self.training.student
 
+    @property
+    def optimisers(self) -> dict[str, OptimiserConfig]:
+        """See `_TransformerRecipe.optimisers`."""
+        return {"training.student": self.training.student, "training.fake": self.training.fake}
+
     def make_task(self, worker: Worker) -> TrainingTask:
         """See `_Recipe.make_task`."""
         assert worker.checkpoint is not None
         config, tensors = worker.checkpoint.transformer_tensors("base")
         text_LC = worker.required_negative_text()
-        base = trained_transformer(config, tensors, _DTYPES[self.precision])
         generator = torch.Generator().manual_seed(self.seed)
-        base.block.recomputes_layers = self.recomputes_layers
-        networks = DistillationNetworks.from_base(base.to(worker.device), self.training.gan is not None, generator)
-        if worker.mesh is not None:
-            for network in (networks.student, networks.real, networks.fake):
-                shard(network, worker.mesh)
-            if networks.discriminator is not None:
-                shard_whole(networks.discriminator, worker.mesh)
+        networks = DistillationNetworks.from_base(
+            config, tensors, self.training.gan is not None, generator, self.compute_dtype, worker.place
+        )
+        for network in (networks.student, networks.real, networks.fake):
+            network.block.recomputes_layers = self.recomputes_layers
         return DistillationTask(networks, text_LC, self.training, worker.replicas)
 
     def write(self, checkpoint_folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -311,6 +332,19 @@ def load_recipe(url: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
         name = ".".join(str(part) for part in item["loc"][1:]) or "stage"
         reason = item["msg"].removeprefix("Value error, ")
         raise RecipeError(f"recipe {url}: {name}={item.get('input')!r:.200}: {reason}") from error
+
+
+def check_methods(recipe: Recipe) -> None:
+    """Hold the optimisers of a recipe against its sharding.
+
+    Raises:
+        RecipeError: Muon, which needs whole matrices, shall train what is sharded.
+    """
+    if not isinstance(recipe, _TransformerRecipe) or not recipe.is_sharded:
+        return
+    for name, config in recipe.optimisers.items():
+        if config.method != "adamw":
+            raise RecipeError(f"{name}.method must be adamw with is_sharded, got {config.method}")
 
 
 def _halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

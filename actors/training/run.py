@@ -94,7 +94,6 @@ class TrainingRun:
         tensors = self.task.export()
         if self.place.rank:
             return
-        tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
         with TemporaryDirectory() as folder:
             self.recipe.write(Path(folder), tensors)
             write_folder(self.place.checkpoint.url, Path(folder))

@@ -75,7 +75,7 @@ class AudioCodecTask(TrainingTask):
         self, network: OobleckConfig, config: AudioCodecConfig, seed: int, replicas: Replicas, device: torch.device
     ):
         network.require_pipeline_sizes()
-        self.network, self.config, self.device = network, config, device
+        self.network, self.config, self.replicas, self.device = network, config, replicas, device
         vae = empty_oobleck(network).to_empty(device="cpu").requires_grad_(True)
         _initialise(vae, torch.Generator().manual_seed(seed))
         self.vae = vae.to(device)
@@ -145,8 +145,10 @@ class AudioCodecTask(TrainingTask):
         """Tensors under Stable Audio's names (without the file's prefix), float32.
 
         The normalisation of latents is folded into the encoder's last layer. Its deviations are one number, that of the
-        noise the decoder was trained with.
+        noise the decoder was trained with. See `TrainingTask.export`.
         """
+        if not self.replicas.is_first:
+            return {}
         tensors = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
         channels = self.network.decoder.latent_channels
         last = "encoder.conv2"
@@ -157,7 +159,9 @@ class AudioCodecTask(TrainingTask):
         # What softplus turns into the noise; the pipeline adds 1e-4 behind it.
         tensors[f"{last}.bias"][channels:] = math.log(math.expm1(max(self.config.latent_noise - 1e-4, 1e-4)))
         names = oobleck_original_names(self.vae)
-        return {names[name]: tensor.flatten() if is_activation(name) else tensor for name, tensor in tensors.items()}
+        return {
+            names[name]: (tensor.flatten() if is_activation(name) else tensor).cpu() for name, tensor in tensors.items()
+        }
 
 
 @torch.no_grad()

@@ -59,7 +59,8 @@ class DistillationTask(TrainingTask):
         if (networks.discriminator is None) != (config.gan is None):
             found = "none" if networks.discriminator is None else "one"
             raise ValueError(f"gan must be set exactly when there is a discriminator, got {config.gan!r} and {found}")
-        self.networks, self.config, self.device = networks, config, networks.student.device
+        self.networks, self.config, self.replicas = networks, config, replicas
+        self.device = networks.student.device
         for network in (networks.student, networks.real, *networks.critics()):
             replicas.start_alike(network)
         self.negative_text_1LC = negative_text_LC.unsqueeze(0).to(self.device, torch.float32)
@@ -254,7 +255,7 @@ class DistillationTask(TrainingTask):
 
     def export(self) -> dict[str, Tensor]:
         """The student's averaged weights; see `TrainingTask.export`."""
-        return checkpoint_tensors(self.networks.student.config, self._average.tensors)
+        return checkpoint_tensors(self.networks.student.config, self._average.tensors, self.replicas)
 
 
 def _denoiser(transformer: Transformer, conditions: Sequence[Conditions], clips: Sequence[Latents]) -> Denoiser:

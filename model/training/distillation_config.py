@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from copy import deepcopy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.sampling import DistilledSampling
 from model.training.clips import ConditionShares
 from model.training.discriminator import Discriminator
-from model.training.networks import frozen_copy
+from model.training.networks import frozen_transformer, trained_transformer
 from model.training.optimiser import OptimiserConfig, require_decay
 from model.training.scores import ScoreGuidance
+from model.training.sharding import ON_CPU, Place, move_small
 from model.transformer import Transformer
+from model.transformer_config import TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class DistillationConfig:
 
 @dataclass(frozen=True)
 class DistillationNetworks:
-    """The networks of a distillation; each may be sharded before the task takes them.
+    """The networks of a distillation, all whole or all sharded.
 
     Attributes:
         student: becomes the distilled model.
@@ -133,16 +134,35 @@ class DistillationNetworks:
     discriminator: Discriminator | None = None
 
     @classmethod
-    def from_base(cls, base: Transformer, has_discriminator: bool, generator: torch.Generator) -> DistillationNetworks:
-        """All three begin as the base model.
+    def from_base(
+        cls,
+        config: TransformerConfig,
+        tensors: Mapping[str, Tensor],
+        has_discriminator: bool,
+        generator: torch.Generator,
+        compute_dtype: torch.dtype = torch.bfloat16,
+        place: Place = ON_CPU,
+    ) -> DistillationNetworks:
+        """All three begin as the base model, and are made of its tensors one after the other.
 
         Args:
-            base: with float32 weights; becomes the student, and is changed by training.
+            config: the base model.
+            tensors: its weights, on the CPU; they are copied.
             has_discriminator: whether to make one.
             generator: source of the discriminator's first weights.
+            compute_dtype: of the products inside the blocks; the weights of student and fake score are float32.
+            place: where they shall be.
+
+        Raises:
+            ValueError: if the tensors are not those of the network.
         """
-        head = Discriminator(base.config.hidden_size, generator).to(base.device) if has_discriminator else None
-        return cls(base, frozen_copy(base), deepcopy(base), head)
+        student = trained_transformer(config, tensors, compute_dtype, place=place)
+        real = frozen_transformer(config, tensors, compute_dtype, place=place)
+        fake = trained_transformer(config, tensors, compute_dtype, place=place)
+        head = Discriminator(config.hidden_size, generator) if has_discriminator else None
+        if head is not None:
+            move_small(head, place)
+        return cls(student, real, fake, head)
 
     def critics(self) -> Iterator[nn.Module]:
         """What is trained beside the student."""

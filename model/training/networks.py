@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from copy import deepcopy
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from model.attention import AttentionBackend
-from model.experts import ExpertLinear
-from model.training.replicas import whole
-from model.transformer import Transformer
+from model.training.replicas import Replicas
+from model.training.sharding import ON_CPU, Place, fill
+from model.transformer import RotaryEmbedding, Transformer
 from model.transformer_config import TransformerConfig
 
 
@@ -20,8 +19,9 @@ def new_transformer(
     generator: torch.Generator,
     compute_dtype: torch.dtype = torch.bfloat16,
     attention: AttentionBackend | None = None,
+    place: Place = ON_CPU,
 ) -> Transformer:
-    """Make a network to train from nothing, on the CPU.
+    """Make a network to train from nothing; sharded or not, it has the same weights.
 
     Inputs keep their variance; what is added to the residual stream is smaller the more layers add to it; the first
     prediction is zero.
@@ -31,15 +31,10 @@ def new_transformer(
         generator: source of the first weights.
         compute_dtype: of the products inside the block; the weights are float32.
         attention: attention implementation, torch's by default.
+        place: where it shall be.
     """
-    transformer = Transformer(config, compute_dtype, attention, weight_dtype=torch.float32)
-    for name, parameter in transformer.named_parameters():
-        if name.startswith("final_linear") or name.endswith("bias") or "norm" in name:
-            torch.nn.init.zeros_(parameter)
-        else:
-            adds_to_stream = name.endswith(("linear_proj.weight", "down_proj.weight"))
-            share = (2 * config.num_layers) ** -0.5 if adds_to_stream else 1.0
-            torch.nn.init.normal_(parameter, std=share * parameter.shape[1] ** -0.5, generator=generator)
+    transformer = on_meta(config, compute_dtype, attention)
+    fill(transformer, _first_weights(config, generator), place)
     return transformer
 
 
@@ -48,34 +43,75 @@ def trained_transformer(
     tensors: Mapping[str, Tensor],
     compute_dtype: torch.dtype = torch.bfloat16,
     attention: AttentionBackend | None = None,
+    place: Place = ON_CPU,
 ) -> Transformer:
-    """Make a network to train on from a checkpoint's tensors, on the CPU.
+    """Make a network to train on from a checkpoint's tensors, which it copies.
 
     Raises:
-        RuntimeError: if the tensors are not those of the network.
+        ValueError: if the tensors are not those of the network.
     """
-    with torch.device("meta"):
-        transformer = Transformer(config, compute_dtype, attention, weight_dtype=torch.float32)
-    transformer.load_state_dict({n: t.detach().float().clone() for n, t in tensors.items()}, strict=True, assign=True)
+    transformer = on_meta(config, compute_dtype, attention)
+    fill(transformer, tensors.items(), place)
     return transformer
 
 
-def frozen_copy(transformer: Transformer) -> Transformer:
-    """The same network with weights of its own that are not trained, each in the dtype it is used in."""
-    copy = deepcopy(transformer).eval()
-    for module in copy.modules():
-        if isinstance(module, ExpertLinear):
-            module.weight = nn.Parameter(module.weight.detach().to(module.compute_dtype))
-    return copy.requires_grad_(False)
+def frozen_transformer(
+    config: TransformerConfig,
+    tensors: Mapping[str, Tensor],
+    compute_dtype: torch.dtype = torch.bfloat16,
+    attention: AttentionBackend | None = None,
+    place: Place = ON_CPU,
+) -> Transformer:
+    """Make a network that is run beside others that are trained: each of its weights is in the dtype it is used in.
+
+    Raises:
+        ValueError: if the tensors are not those of the network.
+    """
+    transformer = on_meta(config, compute_dtype, attention, weight_dtype=compute_dtype).eval().requires_grad_(False)
+    fill(transformer, tensors.items(), place)
+    return transformer
 
 
-def checkpoint_tensors(config: TransformerConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def on_meta(
+    config: TransformerConfig,
+    compute_dtype: torch.dtype = torch.bfloat16,
+    attention: AttentionBackend | None = None,
+    weight_dtype: torch.dtype = torch.float32,
+) -> Transformer:
+    """A network without numbers; its linear layers inside the block keep their weights in `weight_dtype`."""
+    with torch.device("meta"):
+        return Transformer(config, compute_dtype, attention, weight_dtype)
+
+
+def _first_weights(config: TransformerConfig, generator: torch.Generator) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every tensor, in the order in which they are drawn."""
+    for name, parameter in on_meta(config).named_parameters():
+        weight = torch.empty(parameter.shape)
+        if name.startswith("final_linear") or name.endswith("bias") or "norm" in name:
+            nn.init.zeros_(weight)
+        else:
+            adds_to_stream = name.endswith(("linear_proj.weight", "down_proj.weight"))
+            share = (2 * config.num_layers) ** -0.5 if adds_to_stream else 1.0
+            nn.init.normal_(weight, std=share * weight.shape[1] ** -0.5, generator=generator)
+        yield name, weight
+    yield "adapter.rope.bands", RotaryEmbedding(config.head_dim).bands
+
+
+def checkpoint_tensors(
+    config: TransformerConfig, tensors: Mapping[str, Tensor], replicas: Replicas
+) -> dict[str, Tensor]:
     """Tensors in the dtypes a checkpoint has them: linear layers inside the block in bfloat16, all others in float32.
+
+    Sharded ones are put together one at a time, so that a device has no more than one of them whole.
 
     Args:
         config: the network they belong to.
-        tensors: float32, by name; sharded ones are put together, for which every worker must call this.
+        tensors: float32, by name.
+        replicas: the workers of the run, all of which must call this.
+
+    Returns:
+        All tensors, on the CPU, on the first worker; nothing on the others.
     """
-    with torch.device("meta"):
-        expected = Transformer(config).state_dict()
-    return {name: whole(tensors[name]).to(target.dtype) for name, target in expected.items()}
+    expected = on_meta(config, weight_dtype=torch.bfloat16).state_dict()
+    gathered = ((name, replicas.gathered(tensors[name], target.dtype)) for name, target in expected.items())
+    return {name: tensor for name, tensor in gathered if tensor is not None}

@@ -14,6 +14,8 @@ from torch.distributed.tensor import DTensor
 from model.training.muon import Muon, muon_groups
 from model.training.replicas import Replicas, whole
 
+Method = Literal["adamw", "muon"]
+
 
 @dataclass(frozen=True)
 class OptimiserConfig:
@@ -38,7 +40,7 @@ class OptimiserConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
-    method: Literal["adamw", "muon"] = "adamw"
+    method: Method = "adamw"
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "num_steps", "max_gradient_norm"):

@@ -30,6 +30,19 @@ class Replicas:
             raise ValueError(f"num_workers must be at least 1, got {num_workers}")
         self.num_workers = num_workers
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the worker that keeps what one is enough for."""
+        return self.num_workers == 1 or dist.get_rank() == 0
+
+    def gathered(self, tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """A tensor, put together where it is sharded, in `dtype` on the CPU of the first worker; None on the others.
+
+        All workers must ask.
+        """
+        full = whole(tensor).detach()
+        return full.to(dtype).cpu() if self.is_first else None
+
     def start_alike(self, module: nn.Module) -> None:
         """Give every worker the first one's weights."""
         if self.num_workers > 1:

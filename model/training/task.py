@@ -43,4 +43,7 @@ class TrainingTask(ABC):
 
     @abstractmethod
     def export(self) -> dict[str, Tensor]:
-        """Tensors of the trained component, under the names and in the dtypes a checkpoint has them."""
+        """Tensors of the trained component, under the names and in the dtypes a checkpoint has them.
+
+        Every worker must call this; the first one gets them, on the CPU, and the others nothing.
+        """

@@ -61,7 +61,7 @@ class VelocityTask(TrainingTask):
         replicas: Replicas,
     ):
         replicas.start_alike(transformer)
-        self.transformer, self.audio_weight = transformer, audio_weight
+        self.transformer, self.audio_weight, self.replicas = transformer, audio_weight, replicas
         self.negative_text_1LC = negative_text_LC.unsqueeze(0).to(transformer.device, torch.float32)
         self._optimiser = Optimiser([transformer], optimiser, replicas)
         self._average = MovingAverage(transformer, average_decay)
@@ -97,4 +97,4 @@ class VelocityTask(TrainingTask):
 
     def export(self) -> dict[str, Tensor]:
         """The averaged weights; see `TrainingTask.export`."""
-        return checkpoint_tensors(self.transformer.config, self._average.tensors)
+        return checkpoint_tensors(self.transformer.config, self._average.tensors, self.replicas)

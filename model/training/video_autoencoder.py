@@ -98,7 +98,8 @@ class VideoAutoencoderTask(TrainingTask):
         device: torch.device,
     ):
         encoder.require_pipeline_sizes()
-        self.config, self.num_res_blocks, self.device = config, encoder.num_res_blocks, device
+        self.config, self.num_res_blocks = config, encoder.num_res_blocks
+        self.replicas, self.device = replicas, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._wan, self._turbo = _fresh_encoder(encoder), TurboVAEDecoder(decoder)
@@ -200,7 +201,10 @@ class VideoAutoencoderTask(TrainingTask):
         """Tensors of the encoder under `wan.` with the names of `Wan2.2_VAE.pth`, of the decoder under `turbo.`.
 
         The encoder's last layer is scaled so that its means have the statistics of Wan 2.2, which the pipeline undoes.
+        See `TrainingTask.export`.
         """
+        if not self.replicas.is_first:
+            return {}
         tensors = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
         weight, bias = tensors["wan.quant_conv.weight"], tensors["wan.quant_conv.bias"]
         channels = VIDEO_LATENT_CHANNELS
@@ -214,9 +218,8 @@ class VideoAutoencoderTask(TrainingTask):
         exported = {}
         for name, tensor in tensors.items():
             network, _, rest = name.partition(".")
-            exported[f"{network}.{wan22_original_name(rest, self.num_res_blocks) if network == 'wan' else rest}"] = (
-                tensor
-            )
+            stored = wan22_original_name(rest, self.num_res_blocks) if network == "wan" else rest
+            exported[f"{network}.{stored}"] = tensor.cpu()
         return exported
 
 

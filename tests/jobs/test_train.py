@@ -263,6 +263,11 @@ def test_a_dry_run_tells_the_memory_of_a_gpu_at_full_size(capsys):
     [
         ("mini/audio_codec.yaml", [], "stage must be that of a Transformer for a dry run, got audio_codec"),
         ("release/base.yaml", ["--num-workers", "63"], "batch_size must be a multiple of the 63 workers, got 64"),
+        (
+            "release/base.yaml",
+            ["--num-workers", "8", "--set", "training.optimiser.method=muon"],
+            "training.optimiser.method must be adamw with is_sharded, got muon",
+        ),
         ("release/base.yaml", ["--size", "16x16"], "width and height must be at least 32 pixels, got 16x16"),
         ("release/base.yaml", ["--seconds", "16"], "seconds must be between 0.2 and 15, got 16"),
     ],

@@ -1,4 +1,17 @@
-from pipeline.training import History
+import pytest
+
+from actors.checkpoint_source import CheckpointSource
+from actors.training.recipe import RecipeError, load_recipe
+from pipeline.training import History, TrainingSpec, check_fit
+from tests.actors.training.test_recipe import RECIPES
+
+
+def test_muon_with_sharding_is_refused_before_data_is_read(tmp_path):
+    recipe = load_recipe(str(RECIPES / "mini" / "distillation.yaml"), {"is_sharded": True})
+    absent = str(tmp_path / "absent")
+    spec = TrainingSpec(recipe, absent, CheckpointSource(absent, tmp_path), absent, num_workers=2)
+    with pytest.raises(RecipeError, match=r"^training\.student\.method must be adamw with is_sharded, got muon$"):
+        check_fit(spec)
 
 
 def test_lines_are_told_in_time_however_often_states_are_saved(capsys):

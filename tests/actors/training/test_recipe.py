@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from actors.training.recipe import RecipeError, load_recipe
+from actors.training.recipe import RecipeError, check_methods, load_recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 STAGES = ("audio_codec", "video_autoencoder", "base", "super_resolution", "distillation")
@@ -54,6 +54,19 @@ def test_a_fault_is_one_line_that_names_file_field_and_value(tmp_path, change, m
     assert text.startswith(f"recipe {path}: ")
     assert message in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [("base", "training.optimiser"), ("distillation", "training.student"), ("distillation", "training.fake")],
+)
+def test_muon_and_sharding_exclude_each_other(stage, name):
+    url = str(RECIPES / "release" / f"{stage}.yaml")
+    check_methods(load_recipe(url))
+    muon = {f"{name}.method": "muon"}
+    check_methods(load_recipe(url, muon | {"is_sharded": False}))
+    with pytest.raises(RecipeError, match=rf"^{name}\.method must be adamw with is_sharded, got muon$"):
+        check_methods(load_recipe(url, muon))
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "{", "3"])

@@ -13,6 +13,7 @@ from model.training.discriminator import Discriminator
 from model.training.distillation import DistillationTask
 from model.training.distillation_config import DistillationConfig, DistillationNetworks, GanConfig, WarmUpConfig
 from model.training.flow_matching import FlowMatchingConfig, FlowMatchingTask
+from model.training.networks import frozen_transformer
 from model.training.optimiser import OptimiserConfig
 from model.training.replicas import Replicas
 from model.training.scores import ScoreGuidance, guided_velocities, matching_gradient
@@ -32,11 +33,17 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def networks_from(base, has_discriminator, generator):
+    return DistillationNetworks.from_base(
+        base.config, base.state_dict(), has_discriminator, generator, base.block.layers[0].attention.compute_dtype
+    )
+
+
 @pytest.fixture
 def make_task(make_transformer, negative_text_LC):
     def make(config=CONFIG, base=None, **options):
-        base = make_transformer(is_lively=True, **options) if base is None else deepcopy(base)
-        networks = DistillationNetworks.from_base(base, config.gan is not None, generator(5))
+        base = make_transformer(is_lively=True, **options) if base is None else base
+        networks = networks_from(base, config.gan is not None, generator(5))
         return DistillationTask(networks, negative_text_LC, config, Replicas())
 
     return make
@@ -139,9 +146,8 @@ def test_guidance_of_the_real_score_is_the_samplers(make_transformer, clips, neg
 def test_matching_brings_a_new_student_to_the_bases_clips(make_transformer, make_task, trained_base, train, clips):
     """The student, and the fake score with it, begin from weights that know nothing."""
     new = make_transformer(seed=3, is_lively=True)
-    networks = DistillationNetworks(
-        new, DistillationNetworks.from_base(trained_base, False, generator()).real, deepcopy(new)
-    )
+    real = frozen_transformer(trained_base.config, trained_base.state_dict(), torch.float32)
+    networks = DistillationNetworks(new, real, deepcopy(new))
     faster = replace(RATES, learning_rate=4e-3)
     config = replace(CONFIG, fake=faster, num_fake_updates=4, shares=ConditionShares(0, 0, 0))
     task = DistillationTask(networks, torch.zeros(4, 48), config, Replicas())
@@ -224,7 +230,7 @@ def test_the_warm_up_brings_few_steps_nearer_to_the_base(make_task, trained_base
 
 def test_a_discriminator_and_its_weights_come_together(make_transformer, negative_text_LC):
     base = make_transformer()
-    networks = DistillationNetworks.from_base(base, True, generator())
+    networks = networks_from(base, True, generator())
     assert isinstance(networks.discriminator, Discriminator)
     with pytest.raises(ValueError, match="gan must be set exactly when there is a discriminator, got None and one"):
         DistillationTask(networks, negative_text_LC, CONFIG, Replicas())
