@@ -290,7 +290,7 @@ def stop_after_a_state(command, run_folder, number):
             assert time.monotonic() < end, "no state was saved in time"
             time.sleep(0.05)
         process.send_signal(number)
-        printed = process.communicate(timeout=60)[0]
+        printed = process.communicate(timeout=120)[0]
     assert not (run_folder / DONE_NAME).exists()
     return process.returncode, printed
 
