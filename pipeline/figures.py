@@ -173,17 +173,20 @@ def mismatched_correlations(clips: Sequence[JudgedClip], same_onset: bool = Fals
     Returns:
         Id to the mean over the partners.
     """
-    watched = [clip for clip in clips if clip.mouth_F is not None and clip.sound_F is not None]
-    watched.sort(key=lambda clip: (len(clip.mouth_F), clip.id))  # type: ignore[arg-type]
-    onsets = [onset(clip.sound_F) if same_onset else 0 for clip in watched]  # type: ignore[arg-type]
+    watched = [
+        (clip, clip.mouth_F, clip.sound_F) for clip in clips if clip.mouth_F is not None and clip.sound_F is not None
+    ]
+    watched.sort(key=lambda one: (len(one[1]), one[0].id))
+    onsets = [onset(sound_F) if same_onset else 0 for _, _, sound_F in watched]
     result = {}
-    for index, clip in enumerate(watched):
+    for index, (clip, mouth_F, _) in enumerate(watched):
         partners = (
-            watched[place]
+            sound_F
             for place in _neighbours(index, len(watched))
-            if _is_near(onsets[index], onsets[place]) and _say_different(clip, watched[place])
+            for other, _, sound_F in [watched[place]]
+            if _is_near(onsets[index], onsets[place]) and _say_different(clip, other)
         )
-        values = [correlation(clip.mouth_F, other.sound_F) for other in islice(partners, _NUM_PARTNERS)]  # type: ignore[arg-type]
+        values = [correlation(mouth_F, sound_F) for sound_F in islice(partners, _NUM_PARTNERS)]
         if values:
             result[clip.id] = float(np.mean(values))
     return result

@@ -38,7 +38,8 @@ def claim(folder_url: str, made_from: Mapping[str, Any]) -> None:
         write_atomically(join(folder_url, MADE_FROM_NAME), asked.encode())
         return
     before, now = dict(_flat(found)), dict(_flat(json.loads(asked)))
-    for name in [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+    if before != now:
+        name = next(name for name in {**before, **now} if before.get(name) != now.get(name))
         differs = f"{name}={before.get(name)!r}, not {now.get(name)!r}"
         raise ValueError(f"{folder_url} was made from {differs}: name another folder, or remove this one")
 

@@ -187,9 +187,9 @@ class _TransformerRecipe(_Recipe):
         return _DTYPES[self.precision]
 
     @property
-    @abstractmethod
     def optimisers(self) -> dict[str, OptimiserConfig]:
         """All rates, under their names in the recipe."""
+        return {"training.optimiser": self.optimiser}
 
     def _new(self, config: TransformerConfig, worker: Worker) -> Transformer:
         generator = torch.Generator().manual_seed(self.seed)
@@ -211,11 +211,6 @@ class BaseRecipe(_TransformerRecipe):
     def optimiser(self) -> OptimiserConfig:
         """See `_Recipe.optimiser`."""
         return self.training.optimiser
-
-    @property
-    def optimisers(self) -> dict[str, OptimiserConfig]:
-        """See `_TransformerRecipe.optimisers`."""
-        return {"training.optimiser": self.training.optimiser}
 
     def make_task(self, worker: Worker) -> TrainingTask:
         """See `_Recipe.make_task`."""
@@ -240,11 +235,6 @@ class SuperResolutionRecipe(_TransformerRecipe):
     def optimiser(self) -> OptimiserConfig:
         """See `_Recipe.optimiser`."""
         return self.training.optimiser
-
-    @property
-    def optimisers(self) -> dict[str, OptimiserConfig]:
-        """See `_TransformerRecipe.optimisers`."""
-        return {"training.optimiser": self.training.optimiser}
 
     def make_task(self, worker: Worker) -> TrainingTask:
         """See `_Recipe.make_task`."""

@@ -42,7 +42,6 @@ def trained_transformer(
     config: TransformerConfig,
     tensors: Mapping[str, Tensor],
     compute_dtype: torch.dtype = torch.bfloat16,
-    attention: AttentionBackend | None = None,
     place: Place = ON_CPU,
 ) -> Transformer:
     """Make a network to train on from a checkpoint's tensors, which it copies.
@@ -50,7 +49,7 @@ def trained_transformer(
     Raises:
         ValueError: if the tensors are not those of the network.
     """
-    transformer = on_meta(config, compute_dtype, attention)
+    transformer = on_meta(config, compute_dtype)
     fill(transformer, tensors.items(), place)
     return transformer
 
@@ -59,7 +58,6 @@ def frozen_transformer(
     config: TransformerConfig,
     tensors: Mapping[str, Tensor],
     compute_dtype: torch.dtype = torch.bfloat16,
-    attention: AttentionBackend | None = None,
     place: Place = ON_CPU,
 ) -> Transformer:
     """Make a network that is run beside others that are trained: each of its weights is in the dtype it is used in.
@@ -67,7 +65,7 @@ def frozen_transformer(
     Raises:
         ValueError: if the tensors are not those of the network.
     """
-    transformer = on_meta(config, compute_dtype, attention, weight_dtype=compute_dtype).eval().requires_grad_(False)
+    transformer = on_meta(config, compute_dtype, weight_dtype=compute_dtype).eval().requires_grad_(False)
     fill(transformer, tensors.items(), place)
     return transformer
 
