@@ -6,7 +6,6 @@ Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 when training broke. The 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -40,7 +39,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--num-steps", type=positive, default=1200, metavar="N", help="of every run (default: 1200)")
     parser.add_argument("--seeds", default="1,2", metavar="N,N", help="of the runs of every variant (default: 1,2)")
     parser.add_argument("--num-clips", type=positive, default=196, metavar="N", help="to judge by (default: 196)")
-    parser.add_argument("--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="runs at a time")
+    parser.add_argument("--num-workers", type=positive, metavar="N", help="runs at a time (default: all CPUs)")
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
     options = parser.parse_args(arguments)
     try:
@@ -56,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         files = open_checkpoint(absolute(options.checkpoint))
+        num_cpus = connect(options.address)
         ablation = Ablation(
             absolute(options.recipe),
             absolute(options.data),
@@ -65,10 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.num_steps,
             options.seeds,
             options.num_clips,
-            options.num_workers,
+            options.num_workers or num_cpus,
             read_capabilities(files, find_layout(files)).samplers.base,
         )
-        connect(options.address)
         runs = run_ablation(ablation, lambda line: console.print(line, highlight=False))
         write_ablation(ablation, runs)
     except KeyboardInterrupt:

@@ -71,10 +71,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def connect(address: str | None) -> None:
+def connect(address: str | None) -> int:
     """Connect to a Ray cluster, or start one on this machine.
 
     Workers of a running cluster do not see this process's environment, so the AWS variables are handed to them.
+
+    Returns:
+        How many processes keep its CPUs busy.
 
     Raises:
         ClusterError: if there is no cluster at the address, or it asks for another token.
@@ -86,12 +89,13 @@ def connect(address: str | None) -> None:
         # Logical CPUs: every pool needs a place even on two cores; the system's scheduler shares out the real ones.
         num_cpus = max(os.cpu_count() or 1, _LOCAL_LOGICAL_CPUS)
         ray.init(address="local", num_cpus=num_cpus, logging_level=logging.WARNING, log_to_driver=True)
-        return
+        return os.cpu_count() or 1
     try:
         ray.init(address=address, runtime_env={"env_vars": _variables_to_forward()}, logging_level=logging.WARNING)
     except ConnectionError as error:
         hint = "is it running, and does this process have its token (RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
         raise ClusterError(f"cannot connect to the Ray cluster at {address}: {hint}") from error
+    return max(1, int(ray.cluster_resources().get("CPU", 0)))
 
 
 def _variables_to_forward() -> dict[str, str]:

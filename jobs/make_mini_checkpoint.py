@@ -6,7 +6,6 @@ Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 when training broke. The 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--recipes", default="recipes/mini", metavar="URL", help="folder of recipes (default: recipes/mini)"
     )
-    parser.add_argument("--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="processes at a time")
+    parser.add_argument("--num-workers", type=positive, metavar="N", help="processes at a time (default: all CPUs)")
     parser.add_argument("--gpu", action="store_true", help="train on the cluster's GPUs")
     add_report_every(parser)
     parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
@@ -43,13 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         recipe, stage_recipes = load_checkpoint_recipe(absolute(options.recipes))
-        connect(options.address)
+        num_cpus = connect(options.address)
         made = SmallCheckpoint(
             absolute(options.output),
             recipe,
             stage_recipes,
             Settings().cache_dir,
-            options.num_workers,
+            options.num_workers or num_cpus,
             _num_gpus() if options.gpu else None,
             options.report_every_s,
         )

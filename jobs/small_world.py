@@ -6,7 +6,6 @@ Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 when the run broke. Shard
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -63,9 +62,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         command.add_argument("--seed", type=natural, default=default, help=f"default: {default}")
     for command in (clips, latents):
         command.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
-        command.add_argument(
-            "--num-workers", type=positive, default=os.cpu_count(), metavar="N", help="tasks at a time"
-        )
+        command.add_argument("--num-workers", type=positive, metavar="N", help="tasks at a time (default: all CPUs)")
     return parser.parse_args(arguments)
 
 
@@ -85,9 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_small_text_encoder(options.clips, options.output, DEFAULT_NEGATIVE_PROMPT, *sizes)
             console.print(f"text encoder in {options.output}", highlight=False)
             return EXIT_DONE
-        output = absolute(options.output)
-        connect(options.address)
-        _show(console, _make(options, output))
+        num_cpus = connect(options.address)
+        _show(console, _make(options, options.num_workers or num_cpus))
     except KeyboardInterrupt:
         console.print("interrupted: what is done is kept, the same command continues", highlight=False)
         return EXIT_INTERRUPTED
@@ -99,12 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def _make(options: argparse.Namespace, output: str) -> Iterator[int]:
+def _make(options: argparse.Namespace, num_workers: int) -> Iterator[int]:
+    output = absolute(options.output)
     if options.command == "clips":
         shards = ClipShards(output, options.seed, options.num_clips, options.per_shard)
-        return make_clips(shards, options.num_workers)
+        return make_clips(shards, num_workers)
     source = CheckpointSource(absolute(options.checkpoint), Settings().cache_dir)
-    how_many = (options.num_workers, options.large_shards)
+    how_many = (num_workers, options.large_shards)
     return make_latents(absolute(options.clips), output, source, DEFAULT_NEGATIVE_PROMPT, *how_many)
 
 
