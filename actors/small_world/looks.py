@@ -151,15 +151,3 @@ def describe_reference(start: str, rng: np.random.Generator) -> str:
 
 def _start(start: str) -> str:
     return f"Speech starts {start}."
-
-
-def nearest(part: str, colour: Sequence[float]) -> str:
-    """Name of the colour of a part's palette that is nearest to an RGB colour.
-
-    Raises:
-        ValueError: if there is no such part.
-    """
-    if part not in PALETTES:
-        raise ValueError(f"part must be one of {', '.join(PALETTES)}, got {part!r}")
-    palette = PALETTES[part]
-    return min(palette, key=lambda name: sum((a - b) ** 2 for a, b in zip(palette[name], colour, strict=True)))

@@ -2,7 +2,7 @@
 
 Places are those of `faces`: units of the head's height around its centre, and heads move by 0.09 at most.
 
-Legend: F frames, Y X pixel rows and columns, N pixels.
+Legend: F frames, Y X pixel rows and columns, N pixels, P colours of a palette.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from actors.small_world.faces import INSIDE, head_frame
-from actors.small_world.looks import PALETTES, nearest
+from actors.small_world.looks import PALETTES
 
 Box = tuple[float, float, float, float]
 """Left, right, top, bottom."""
@@ -24,11 +24,15 @@ _PLACES: dict[str, tuple[Box, ...]] = {
     "wall": ((-0.9, -0.6, -0.6, 0.25), (0.6, 0.9, -0.6, 0.25)),
 }
 _MOUTH: Box = (-0.2, 0.2, 0.05, 0.54)
-_COLOUR_REACH = 40.0
+_MOUTH_REACH = 40.0
+_PALETTE_REACH = 30.0
 
 
 def see_colours(frames_FYX3: np.ndarray) -> dict[str, str]:
-    """Name the colour of every part of a look, by the median over its place in all frames.
+    """Name the colour of every part of a look: of its palette, the one that most pixels of its place come close to.
+
+    Pixels count by how close they come, in all frames. A blurred edge, such as that of glasses on a small head, mixes
+    skin with ink into colours between two skins: the median, or the nearest name of each pixel, says the darker one.
 
     Args:
         frames_FYX3: (F, Y, X, 3) uint8, of any size.
@@ -39,7 +43,10 @@ def see_colours(frames_FYX3: np.ndarray) -> dict[str, str]:
     seen = {}
     for part in PALETTES:
         pixels_N3 = np.concatenate([_cut(frames_FYX3, box).reshape(-1, 3) for box in _PLACES[part]])
-        seen[part] = nearest(part, np.median(pixels_N3, axis=0))
+        palette_P3 = np.array(list(PALETTES[part].values()), np.float64)
+        squares_NP = ((pixels_N3[:, None] - palette_P3) ** 2).sum(axis=-1)
+        counts_P = np.exp(-squares_NP / _PALETTE_REACH**2).sum(axis=0)
+        seen[part] = list(PALETTES[part])[counts_P.argmax()]
     return seen
 
 
@@ -57,7 +64,7 @@ def mouth_openings(frames_FYX3: np.ndarray) -> np.ndarray:
     """
     mouth_FYX3 = _cut(frames_FYX3, _MOUTH).astype(np.float64)
     squares_FYX = ((mouth_FYX3 - np.array(INSIDE)) ** 2).sum(axis=-1)
-    rows_FY = np.exp(-squares_FYX.min(axis=2) / _COLOUR_REACH**2)
+    rows_FY = np.exp(-squares_FYX.min(axis=2) / _MOUTH_REACH**2)
     _, _, unit = head_frame(frames_FYX3.shape[2], frames_FYX3.shape[1])
     return rows_FY.sum(axis=1) / unit
 

@@ -13,7 +13,6 @@ from actors.small_world.looks import (
     Look,
     describe,
     describe_reference,
-    nearest,
 )
 
 LOOK = Look("woman", "red", "long", "fair", "green", "blue", True, False, "smiling", "still")
@@ -66,14 +65,6 @@ def test_a_description_for_a_reference_tells_no_look():
 def test_wrong_values_are_named():
     with pytest.raises(ValueError, match="hair must be one of black, brown, blond, red, grey, got 'green'"):
         replace(LOOK, hair="green")
-    with pytest.raises(ValueError, match="part must be one of hair, skin, shirt, wall, got 'hat'"):
-        nearest("hat", (0, 0, 0))
-
-
-def test_palettes_are_told_apart():
-    for part, palette in PALETTES.items():
-        for name, colour in palette.items():
-            assert nearest(part, [channel + 12 for channel in colour]) == name
 
 
 @pytest.mark.parametrize("size", [(192, 128), (128, 192), (128, 128), (96, 64)])

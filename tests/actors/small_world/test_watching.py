@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.ImageFilter import GaussianBlur
 
 from actors.media import read_frames
 from actors.small_world.clips import SIZES, SmallWorldClip
@@ -35,6 +37,15 @@ def test_sizes_do_not_matter(resolution):
         frames = clip.frames(resolution)
         assert see_colours(frames) == {part: getattr(clip.look, part) for part in PALETTES}
         assert np.corrcoef(mouth_openings(frames), mouth_shapes(clip.waveform())[: len(frames), 0])[0, 1] > 0.8
+
+
+def test_blurred_glasses_on_a_small_head_do_not_darken_its_skin():
+    clips = [SmallWorldClip.sample(33, index) for index in range(500)]
+    clips = [clip for clip in clips if clip.look.glasses and clip.aspect == "9:16"]
+    assert len(clips) > 30
+    for clip in clips:
+        frames = [Image.fromarray(frame).filter(GaussianBlur(1.4)) for frame in clip.frames("256p")]
+        assert see_colours(np.stack(frames))["skin"] == clip.look.skin, clip.look
 
 
 def test_any_picture_can_be_looked_at():
