@@ -48,6 +48,13 @@ def test_blurred_glasses_on_a_small_head_do_not_darken_its_skin():
         assert see_colours(np.stack(frames))["skin"] == clip.look.skin, clip.look
 
 
+def test_palettes_are_told_apart_when_every_channel_is_off():
+    for part, palette in PALETTES.items():
+        for name, colour in palette.items():
+            frames = np.full((1, 64, 96, 3), np.minimum(np.array(colour) + 12, 255), np.uint8)
+            assert see_colours(frames)[part] == name
+
+
 def test_any_picture_can_be_looked_at():
     for shape in ((1, 2, 2, 3), (3, 8, 200, 3), (2, 200, 8, 3)):
         frames = np.zeros(shape, np.uint8)
