@@ -20,6 +20,7 @@ from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError,
 from model.capabilities import read_capabilities
 from model.layout import find_layout
 from pipeline.ablation import Ablation, ablation_table, run_ablation, write_ablation
+from pipeline.extras import require_libraries
 from pipeline.settings import Settings
 
 
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     console = Console()
     try:
+        require_libraries("evaluation", "matplotlib")
         files = open_checkpoint(absolute(options.checkpoint))
         num_cpus = connect(options.address)
         ablation = Ablation(

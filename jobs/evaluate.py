@@ -22,13 +22,15 @@ from jobs.arguments import positive
 from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
 from model.capabilities import read_capabilities
 from model.layout import find_layout
-from pipeline.evaluation import EvaluationBrokenError, EvaluationError, EvaluationSpec, evaluate, require_libraries
+from pipeline.evaluation import EvaluationBrokenError, EvaluationError, EvaluationSpec, evaluate
 from pipeline.evaluation_report import REPORT_FOLDER, print_evaluation, write_evaluation
+from pipeline.extras import require_libraries
 from pipeline.settings import load_settings
 from pipeline.super_resolution_evaluation import evaluate_super_resolution, print_figures, write_figures
 
 EXIT_BROKEN = 1
 
+_LIBRARIES = ("jiwer", "matplotlib", "pocketsphinx")
 _SEED = 2_000_000
 _NUM_CLIPS = 50
 _OF_A_RUN = ("output", "whisper", "num_workers")
@@ -90,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate_run(options: argparse.Namespace, console: Console) -> None:
-    require_libraries()
+    require_libraries("evaluation", *_LIBRARIES)
     report_url = options.report or join(options.output, REPORT_FOLDER)
     spec = EvaluationSpec(options.output, options.num_workers or os.cpu_count() or 1, options.whisper)
     with _progress(console) as on_judged:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -26,8 +25,6 @@ from actors.writing import clip_name
 from pipeline.figures import Figures, figures_by_language
 from pipeline.ledger import DEAD_LETTER_NAME, Ledger
 
-_EXTRA = "evaluation"
-_LIBRARIES = ("jiwer", "matplotlib", "pocketsphinx")
 _IN_FLIGHT = 4
 
 
@@ -37,16 +34,6 @@ class EvaluationError(Exception):
 
 class EvaluationBrokenError(EvaluationError):
     """An evaluation ended before every clip was judged."""
-
-
-def require_libraries() -> None:
-    """Look whether the optional extra is installed.
-
-    Raises:
-        EvaluationError: naming what is missing and how to install it.
-    """
-    if missing := [name for name in _LIBRARIES if find_spec(name) is None]:
-        raise EvaluationError(f"{', '.join(missing)} not installed: pip install 'magihuman-ray[{_EXTRA}]'")
 
 
 @dataclass(frozen=True)

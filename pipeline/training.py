@@ -25,6 +25,7 @@ from actors.storage import join, list_names, open_filesystem, read_bytes, write_
 from actors.training.clip_store import require_tensors
 from actors.training.recipe import BaseRecipe, Recipe, RecipeError, SuperResolutionRecipe, check_methods
 from actors.training.run import RunPlace, TrainingRun
+from model.checkpoint_files import CheckpointError
 from model.components import read_contents
 from model.inspection import check_components
 from model.layout import find_layout
@@ -141,6 +142,7 @@ def train(spec: TrainingSpec) -> list[dict[str, float]]:
 
     Raises:
         ValueError: see `check_fit`; or the folder holds a run of another recipe, of other data or on another base.
+        CheckpointError: see `check_fit`; or the run has ended, and the checkpoint lacks what it learnt.
         StorageError: data or checkpoint cannot be read.
         ray.train.TrainingFailedError: workers failed again and again.
     """
@@ -148,6 +150,7 @@ def train(spec: TrainingSpec) -> list[dict[str, float]]:
     claim(spec.run_url, _made_from(spec))
     history = finished_run(spec)
     if history is not None:
+        _check_learnt(spec)
         return history
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     filesystem, path = open_filesystem(spec.runs_url)
@@ -175,6 +178,15 @@ def train(spec: TrainingSpec) -> list[dict[str, float]]:
     history = finished_run(spec)
     assert history is not None
     return history
+
+
+def _check_learnt(spec: TrainingSpec) -> None:
+    """Whether the checkpoint has what an ended run learnt, which is kept nowhere else."""
+    try:
+        check_components(open_checkpoint(spec.checkpoint.url), spec.recipe.learnt_components)
+    except CheckpointError as error:
+        place = f"run {spec.run_url} has ended, but what it learnt is not in {spec.checkpoint.url}"
+        raise CheckpointError(f"{place} ({error}): name the checkpoint it wrote to, or another runs folder") from error
 
 
 def _work(config: dict[str, Any]) -> None:

@@ -42,6 +42,8 @@ def test_every_setting_and_exit_status_is_documented():
     [
         "README.md",
         "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "checkpoints/mini/README.md",
         "docs/manifest.md",
         "docs/settings.md",
         "docs/cluster.md",
@@ -49,6 +51,7 @@ def test_every_setting_and_exit_status_is_documented():
         "docs/checkpoints.md",
         "docs/small_world.md",
         "docs/evaluation.md",
+        "docs/training.md",
     ],
 )
 def test_links_inside_the_project_lead_somewhere(page):

@@ -96,6 +96,8 @@ class _Recipe(BaseModel):
     """Whether it learns from latents, and so knows the negative prompt, or from clips as they were drawn."""
     needed_component: ClassVar[str | None] = None
     """What it reads of the checkpoint."""
+    learnt_components: ClassVar[tuple[str, ...]]
+    """What it adds to the checkpoint."""
 
     @property
     @abstractmethod
@@ -120,6 +122,7 @@ class AudioCodecRecipe(_Recipe):
 
     clip_tensors = ("waveform",)
     uses_latents = False
+    learnt_components = ("audio_vae",)
 
     @property
     def optimiser(self) -> OptimiserConfig:
@@ -145,6 +148,7 @@ class VideoAutoencoderRecipe(_Recipe):
 
     clip_tensors = ("frames",)
     uses_latents = False
+    learnt_components = ("wan_vae", "turbo_vae")
 
     @property
     def optimiser(self) -> OptimiserConfig:
@@ -206,6 +210,7 @@ class BaseRecipe(_TransformerRecipe):
     training: FlowMatchingConfig
 
     clip_tensors = ("video", "audio", "text")
+    learnt_components = ("base",)
 
     @property
     def optimiser(self) -> OptimiserConfig:
@@ -230,6 +235,7 @@ class SuperResolutionRecipe(_TransformerRecipe):
     training: SuperResolutionConfig
 
     clip_tensors = ("video", "video_large", "audio", "text")
+    learnt_components = ("sr_540p",)
 
     @property
     def optimiser(self) -> OptimiserConfig:
@@ -255,6 +261,7 @@ class DistillationRecipe(_TransformerRecipe):
 
     clip_tensors = ("video", "audio", "text")
     needed_component = "base"
+    learnt_components = ("distill",)
 
     @property
     def optimiser(self) -> OptimiserConfig:

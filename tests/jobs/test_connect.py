@@ -1,6 +1,13 @@
 import json
 
-from jobs.generate import _variables_to_forward, main
+import ray
+
+from jobs.generate import _variables_to_forward, connect, main
+
+
+def test_processes_are_as_many_as_the_cluster_has_cpus_not_this_machine(cluster):
+    assert connect(cluster.address) == 16
+    ray.shutdown()
 
 
 def test_storage_variables_are_forwarded_once(monkeypatch):

@@ -219,7 +219,8 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == f"error: output {tmp_path} holds no finished clips; jobs.generate makes them\n"
     assert main(["--output", str(tmp_path), "--whisper", str(tmp_path)]) == 2
     assert "error: whisper must be a folder with a config.json" in capsys.readouterr().err
-    monkeypatch.setattr(evaluation, "_LIBRARIES", ("jiwer", "a_library_nobody_has"))
+    monkeypatch.setattr(jobs.evaluate, "_LIBRARIES", ("jiwer", "a_library_nobody_has"))
     assert main(["--output", str(tmp_path)]) == 2
-    assert "a_library_nobody_has not installed: pip install 'magihuman-ray[evaluation]'" in capsys.readouterr().err
+    error = "error: a_library_nobody_has not installed: pip install -e '.[evaluation]' in the project's folder\n"
+    assert capsys.readouterr().err == error
     assert "a_library_nobody_has" not in sys.modules

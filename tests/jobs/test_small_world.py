@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import ray
 import torch
+from ray.util import get_placement_group, placement_group, remove_placement_group
 
 from actors.request import ClipRequest
 from actors.small_world.shards import NEGATIVE_PROMPT_FILE, ClipShards, read_shard, shard_name
@@ -48,6 +50,26 @@ def test_clips_then_latents_and_what_is_there_is_left_alone(tmp_path, cluster, t
     assert (latents / NEGATIVE_PROMPT_FILE).is_file()
     ids = [row["id"] for number in range(3) for row in read_shard(str(latents / shard_name(number)))]
     assert ids == [f"clip-1-{index:06d}" for index in range(5)]
+
+
+@pytest.fixture
+def one_free_cpu(cluster):
+    """All CPUs of the cluster but one are taken."""
+    ray.init(address=cluster.address)
+    placement_group([{"CPU": ray.cluster_resources()["CPU"] - 1}], name="taken", lifetime="detached").wait(60)
+    assert ray.available_resources()["CPU"] == 1
+    ray.shutdown()
+    yield
+    ray.init(address=cluster.address)
+    remove_placement_group(get_placement_group("taken"))
+    ray.shutdown()
+
+
+@pytest.mark.timeout(120)
+def test_one_cpu_is_enough(tmp_path, cluster, one_free_cpu, capsys):
+    arguments = ["--num-clips", "2", "--per-shard", "1", "--num-workers", "1", "--address", cluster.address]
+    assert main(["clips", "--output", str(tmp_path), *arguments]) == 0
+    assert "2 clips made" in capsys.readouterr().out
 
 
 def test_a_text_encoder_has_tokens_for_the_phrases_of_clips_and_of_the_negative_prompt(tmp_path, capsys):

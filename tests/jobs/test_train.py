@@ -158,6 +158,16 @@ def test_another_recipe_in_the_same_folder_is_one_line(made, recipes, cluster, c
     assert error.endswith("/runs/base was made from recipe.seed=1, not 9: name another folder, or remove this one\n")
 
 
+def test_an_ended_run_does_not_pass_for_one_of_another_checkpoint(made, recipes, cluster, tmp_path, capsys):
+    arguments = [str(recipes / "audio_codec.yaml"), "--data", f"{made.folder}/clips", "--runs", f"{made.folder}/runs"]
+    arguments += ["--address", cluster.address]
+    assert train([*arguments, "--checkpoint", made.checkpoint]) == 0
+    assert train([*arguments, "--checkpoint", str(tmp_path / "other")]) == 2
+    error = capsys.readouterr().err
+    assert f"/runs/audio_codec has ended, but what it learnt is not in {tmp_path}/other (audio_vae: " in error
+    assert error.count("\n") == 1
+
+
 def test_what_was_made_from_an_older_autoencoder_is_not_taken_for_new(made, recipes, cluster, tmp_path):
     """Whoever trains the codec again and forgets what was made with the old one is told."""
     folder = shutil.copytree(made.folder, tmp_path / "mini")

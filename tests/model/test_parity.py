@@ -22,13 +22,20 @@ CPU = torch.device("cpu")
 
 EXACT_GROUPS = {
     *(f"release.{name}" for name in ("transformer", "turbo_vae")),
-    *(f"schedule.{name}" for name in ("flow.4", "flow.5", "flow.8", "flow.32", "zerosnr")),
+    *(f"schedule.{name}" for name in ("flow.4", "flow.5", "flow.8", "flow.32")),
     *(f"transformer.base.{name}" for name in ("tokens", "modality", "coordinates", "window_ranges")),
     *(f"transformer.sr.{name}" for name in ("tokens", "modality", "coordinates", "window_ranges")),
     *(f"sampling.{name}.audio" for name in ("base_cfg8_audio_driven", "sr5", "sr5_cfg")),
     "wan_vae.statistics",
 }
 """Groups that are the original's to the bit."""
+
+ROUNDED_GROUPS = {"schedule.zerosnr"}
+"""Groups that are the original's to the last bit of float32.
+
+Their only inexact step is a square root. Intel MKL's, which PyTorch calls, does not round correctly, and other
+processors have another last bit: the original's own table differs between machines.
+"""
 
 OUTPUTS = {f"transformer.{style}.{name}" for style in ("base", "sr") for name in ("out_video", "out_audio")}
 GENERATED = {
@@ -39,6 +46,7 @@ GENERATED = {
 TURBO = {f"turbo_vae.T{length}" for length in (1, 3, 4, 5, 9)}
 ALL_GROUPS = {
     *EXACT_GROUPS,
+    *ROUNDED_GROUPS,
     *OUTPUTS,
     *GENERATED,
     *TURBO,
@@ -88,6 +96,8 @@ def test_every_group_in_fp32_equals_the_recordings():
     assert results.keys() == ALL_GROUPS
     assert [str(result) for result in results.values() if not result.passed] == []
     assert {name: results[name].error for name in EXACT_GROUPS if results[name].error} == {}
+    last_bit = 2.0**-23
+    assert {name: results[name].error for name in ROUNDED_GROUPS if results[name].error > last_bit} == {}
     assert all(result.limit <= 1e-4 and result.num_tensors for result in results.values())
 
 
