@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import ray
 from rich.console import Console
@@ -16,7 +17,8 @@ from rich.table import Table
 from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.small_world.speech import SpeechError
 from jobs.arguments import absolute, positive
-from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
+from jobs.generate import EXIT_DONE, EXIT_USAGE, ClusterError, connect
+from jobs.interruption import end_interrupted
 from model.capabilities import read_capabilities
 from model.layout import find_layout
 from pipeline.ablation import Ablation, ablation_table, run_ablation, write_ablation
@@ -73,8 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = run_ablation(ablation, lambda line: console.print(line, highlight=False))
         write_ablation(ablation, runs)
     except KeyboardInterrupt:
-        console.print("interrupted: what is saved is kept, the same command continues", highlight=False)
-        return EXIT_INTERRUPTED
+        end_interrupted(partial(console.print, highlight=False))
     except (ValueError, OSError, ClusterError, SpeechError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE

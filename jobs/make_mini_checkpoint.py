@@ -14,7 +14,8 @@ from rich.console import Console
 
 from actors.small_world.speech import SpeechError
 from jobs.arguments import absolute, add_report_every, positive
-from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
+from jobs.generate import EXIT_DONE, EXIT_USAGE, ClusterError, connect
+from jobs.interruption import end_interrupted
 from pipeline.settings import Settings
 from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
 
@@ -54,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         made.make(tell)
     except KeyboardInterrupt:
-        tell("interrupted: what is saved is kept, the same command continues")
-        return EXIT_INTERRUPTED
+        end_interrupted(tell)
     except (ValueError, OSError, ClusterError, SpeechError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import ray
 import yaml
@@ -17,7 +18,8 @@ from rich.console import Console
 from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.training.recipe import Recipe, RecipeError, load_recipe
 from jobs.arguments import absolute, add_report_every, positive
-from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
+from jobs.generate import EXIT_DONE, EXIT_USAGE, ClusterError, connect
+from jobs.interruption import end_interrupted
 from model.components import read_contents
 from model.layout import find_layout
 from model.variants import config_from_shapes, release_config
@@ -99,8 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         connect(options.address)
         history = train(spec)
     except KeyboardInterrupt:
-        console.print("interrupted: what is saved is kept, the same command continues", highlight=False)
-        return EXIT_INTERRUPTED
+        end_interrupted(partial(console.print, highlight=False))
     except (ValueError, OSError, ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
