@@ -12,7 +12,8 @@ def end_interrupted(tell: Callable[[str], None]) -> NoReturn:
     """Say so, and end the process at once with status 130.
 
     To disconnect from Ray, or to take the interpreter down, under a thread that waits in Ray's own code now and then
-    crashes the process. Ray ends the job, and a cluster of the job's own, when the driver is gone.
+    crashes the process. Ray ends the job, and a cluster of the job's own, when the driver is gone; two idle helpers of
+    such a cluster were gone after a minute.
 
     Args:
         tell: prints a line.

@@ -8,7 +8,7 @@ class ExtraError(ValueError):
 
 
 def require_libraries(extra: str, *libraries: str) -> None:
-    """Look whether libraries are installed, before hours of work that need them at the end.
+    """Look whether libraries are installed, before work that needs them at its end.
 
     Args:
         extra: the one of this project that they come with.

@@ -6,8 +6,9 @@ from jobs.generate import _variables_to_forward, connect, main
 
 
 def test_processes_are_as_many_as_the_cluster_has_cpus_not_this_machine(cluster):
-    assert connect(cluster.address) == 16
+    num_processes = connect(cluster.address)
     ray.shutdown()
+    assert num_processes == 16, "as the fixture starts it"
 
 
 def test_storage_variables_are_forwarded_once(monkeypatch):

@@ -19,6 +19,7 @@ from actors.training.recipe import RecipeError
 from jobs.ablate import main as ablate
 from jobs.train import main as train
 from model.checkpoint import Checkpoint
+from pipeline import extras
 from pipeline.ablation import VARIANTS
 from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
 from pipeline.small_world import write_manifest
@@ -164,10 +165,7 @@ def test_an_ended_run_does_not_pass_for_one_of_another_checkpoint(made, recipes,
     assert train([*arguments, "--checkpoint", made.checkpoint]) == 0
     assert train([*arguments, "--checkpoint", str(tmp_path / "other")]) == 2
     error = capsys.readouterr().err
-    assert (
-        f"/runs/audio_codec has ended, but what it learnt is not in {tmp_path}/other (there is no such folder): "
-        in error
-    )
+    assert f"run {made.folder}/runs/audio_codec has ended, but what it learnt is not in {tmp_path}/other" in error
     assert error.count("\n") == 1
 
 
@@ -259,6 +257,13 @@ def test_an_ablation_that_would_judge_wrongly_is_one_line_before_it_trains(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_ablation_asks_for_what_draws_its_plot_before_anything_else(monkeypatch, capsys):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    assert ablate(["--data", "a", "--held-out", "b", "--checkpoint", "c", "--output", "d"]) == 2
+    error = "error: matplotlib not installed: pip install -e '.[evaluation]' in the project's folder\n"
+    assert capsys.readouterr().err == error
 
 
 def test_a_dry_run_tells_the_memory_of_a_gpu_at_full_size(capsys):
