@@ -1,7 +1,7 @@
 """Attention over one clip's tokens, in full or in local windows, on the kernels there are.
 
-Legend: N query tokens, M key tokens, V video tokens, H query heads, G key/value heads, K head dim. Query head h uses
-key/value head h // (H / G); scores are scaled by 1 / sqrt(K).
+Legend: N query tokens, M key tokens, V video tokens, H query heads, G key/value heads, K head dim, S clips. Query head
+h uses key/value head h // (H / G); scores are scaled by 1 / sqrt(K).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from model.packing import LocalWindow
+from model.packing import LocalWindow, PackedLayout
 
 SdpaKernel = Literal["math", "flash", "efficient", "cudnn"]
 
@@ -35,7 +35,13 @@ _HOPPER = (9, 0)
 
 
 class AttentionBackend(ABC):
-    """An attention implementation: a subclass says how queries attend to keys, local windows are built on that."""
+    """An attention implementation: a subclass says how queries attend to keys, local windows are built on that.
+
+    Attributes:
+        name: under which `available_backends` gives it.
+    """
+
+    name: str
 
     @abstractmethod
     def attend(self, q_NHK: Tensor, k_MGK: Tensor, v_MGK: Tensor) -> Tensor:
@@ -77,6 +83,24 @@ class AttentionBackend(ABC):
         outputs.append(self.attend(q_NHK[num_video:], k_NGK, v_NGK))
         return torch.cat(outputs)
 
+    def attend_clips(self, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, clips_5S: Tensor, radius: int | None) -> Tensor:
+        """Attend within each clip of a sequence; clips do not see each other.
+
+        Args:
+            q_NHK: queries (N, H, K) of all clips' tokens, as `PackedLayout` orders them.
+            k_NGK: keys (N, G, K), same dtype.
+            v_NGK: values (N, G, K), same dtype.
+            clips_5S: what clips these are, from `PackedLayout.table`.
+            radius: of the local windows, in latent frames; None: every token sees its whole clip.
+
+        Returns:
+            (N, H, K) in the inputs' dtype.
+        """
+        pack = PackedLayout.from_table(clips_5S)
+        windows = [None if radius is None else LocalWindow(clip, radius) for clip in pack.clips]
+        clips = zip(*(pack.split(x) for x in (q_NHK, k_NGK, v_NGK)), windows, strict=True)
+        return pack.join([self(q, k, v, window) for q, k, v, window in clips])
+
 
 class SdpaAttention(AttentionBackend):
     """PyTorch's scaled dot-product attention.
@@ -93,6 +117,7 @@ class SdpaAttention(AttentionBackend):
         if kernel is not None and kernel not in _SDPA_KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(_SDPA_KERNELS)} or None, got {kernel!r}")
         self.kernel = kernel
+        self.name = "sdpa" if kernel is None else f"sdpa_{kernel}"
 
     def attend(self, q_NHK: Tensor, k_MGK: Tensor, v_MGK: Tensor) -> Tensor:
         """See `AttentionBackend.attend`."""
@@ -114,6 +139,8 @@ class FlashAttention3Attention(AttentionBackend):
     Raises:
         ImportError: if the package is not installed or does not load.
     """
+
+    name = "flash_attention_3"
 
     def __init__(self) -> None:
         try:

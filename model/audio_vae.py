@@ -86,10 +86,15 @@ def load_audio_vae(model_config: Mapping[str, Any], state_dict: Mapping[str, Ten
     vae = empty_oobleck(OobleckConfig.from_json(model_config))
     converted = convert_oobleck_state_dict(state_dict, vae)
     vae.load_state_dict({name: tensor.float() for name, tensor in converted.items()}, strict=True, assign=True)
+    return fold_weight_norm(vae).requires_grad_(False)
+
+
+def fold_weight_norm(vae: AutoencoderOobleck) -> AutoencoderOobleck:
+    """Compute the product of direction and length of every weight once, instead of in every forward pass."""
     for module in vae.modules():
         if hasattr(module, "weight_g"):
-            remove_weight_norm(module)  # the product is computed once here instead of in every forward pass
-    return vae.requires_grad_(False)
+            remove_weight_norm(module)
+    return vae
 
 
 class AudioDecoder:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from model.attention import choose_attention
 from model.capabilities import Capabilities, read_capabilities
 from model.checkpoint_files import CheckpointError, LocalFiles
-from model.components import Contents, read_contents
+from model.components import Contents, Converter, read_contents
 from model.layout import Layout, find_layout
+from model.packed_linear import choose_format, pack_linears
 from model.text_encoder import TextEncoder, load_text_encoder
 from model.transformer import Transformer
 from model.transformer_config import TransformerConfig
@@ -69,14 +70,29 @@ class Checkpoint:
         """
         return read_contents(self.files, self.layout, component)
 
-    def transformer(self, variant: str, compute_dtype: torch.dtype, device: torch.device) -> Transformer:
-        """Load `base`, `distill`, `sr_540p` or `sr_1080p`."""
+    def transformer(
+        self, variant: str, compute_dtype: torch.dtype, device: torch.device, is_fp8: bool = False
+    ) -> Transformer:
+        """Load `base`, `distill`, `sr_540p` or `sr_1080p`.
+
+        Args:
+            variant: which.
+            compute_dtype: dtype of the layers' products.
+            device: where it shall be.
+            is_fp8: whether the layers' weights and inputs are 8-bit floats, made of each weight as it is read.
+
+        Raises:
+            CheckpointError: if it is absent or not sound.
+            ValueError: if the device has no products of 8-bit floats.
+        """
+        form = choose_format(device, is_fp8)
         contents = self.contents(variant)
         config = config_from_shapes(contents.shapes, variant, contents.config)
         with torch.device("meta"):
             model = Transformer(config, compute_dtype, choose_attention(device, compute_dtype))
-        dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-        return _filled(model, self._read(variant, contents, dtypes, device))
+            dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+            convert = pack_linears(model, form)
+        return _filled(model, self._read(variant, contents, dtypes, device, convert))
 
     def transformer_tensors(self, variant: str) -> tuple[TransformerConfig, dict[str, Tensor]]:
         """What one of the Transformers is and its tensors, on the CPU in the dtypes they are used in; to train on."""
@@ -151,10 +167,15 @@ class Checkpoint:
         return load_audio_vae(contents.config, self._read("audio_vae", contents, dtypes, torch.device("cpu")))
 
     def _read(
-        self, component: str, contents: Contents, dtypes: Mapping[str, torch.dtype], device: torch.device
+        self,
+        component: str,
+        contents: Contents,
+        dtypes: Mapping[str, torch.dtype],
+        device: torch.device,
+        convert: Converter | None = None,
     ) -> dict[str, Tensor]:
         try:
-            return contents.read(self.files, dtypes, device)
+            return contents.read(self.files, dtypes, device, convert)
         except CheckpointError as error:
             raise CheckpointError(f"{component}: {error}") from error
 

@@ -38,6 +38,10 @@ EMA_WEIGHTS = "ema_state_dict"
 """Key of the Turbo VAE's checkpoint under which the averaged weights are, those the release decodes with."""
 
 
+Converter = Callable[[str, Tensor], dict[str, Tensor]]
+"""Makes entries of a network's state dict out of one tensor and its name there, while others are still being read."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """Tensors of a component that are there and as they should be.
@@ -58,24 +62,39 @@ class Contents:
     shapes: dict[str, tuple[int, ...]] = field(repr=False)
     num_ignored: int = 0
 
-    def read(self, files: LocalFiles, dtypes: Mapping[str, torch.dtype], device: torch.device) -> dict[str, Tensor]:
+    def read(
+        self,
+        files: LocalFiles,
+        dtypes: Mapping[str, torch.dtype],
+        device: torch.device,
+        convert: Converter | None = None,
+    ) -> dict[str, Tensor]:
         """Read tensors under the names and with the shapes they have in the network.
 
         Args:
             files: the checkpoint.
             dtypes: the tensors wanted, by their name in the network, and the dtype each shall have.
             device: where they shall be.
+            convert: what is made of each, see `Converter`; by default it is kept as it is.
 
         Raises:
             CheckpointError: if a file is damaged.
         """
         wanted = {self.names[name]: dtype for name, dtype in dtypes.items()}
+        own_names = {self.names[name]: name for name in dtypes}
+
+        def keep(file_name: str, tensor: Tensor) -> dict[str, Tensor]:
+            name = own_names[file_name]
+            tensor = tensor.view(self.shapes[name])
+            return {name: tensor} if convert is None else convert(name, tensor)
+
         if self.files.weights[0].endswith((".pth", ".ckpt")):
             held = _state_dict(read_torch_file(files, self.files.weights[0]))
             tensors = {name: held[name].to(device, dtype) for name, dtype in wanted.items()}
+            kept = {name: keep(name, tensors.pop(name)) for name in wanted}
         else:
-            tensors = read_safetensors(files, self.headers, wanted, device)
-        return {name: tensors[self.names[name]].view(self.shapes[name]) for name in dtypes}
+            kept = read_safetensors(files, self.headers, wanted, device, keep)
+        return {name: tensor for own in dtypes for name, tensor in kept[self.names[own]].items()}
 
 
 def check_tensors(component: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]]) -> None:

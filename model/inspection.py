@@ -104,18 +104,21 @@ def inspect(files: CheckpointFiles) -> Inspection:
     return Inspection(layout, sound, problems | mismatches, capabilities)
 
 
-def check_components(files: CheckpointFiles, components: tuple[str, ...]) -> None:
+def check_components(files: CheckpointFiles, components: tuple[str, ...]) -> dict[str, Contents]:
     """Hold the tables of contents of these components against their networks.
+
+    Returns:
+        What they hold, by component.
 
     Raises:
         CheckpointError: naming the first component that is absent or not sound, and why.
     """
     layout = find_layout(files)
-    mismatches = _text_width_mismatches(
-        {component: read_contents(files, layout, component) for component in components}
-    )
+    contents = {component: read_contents(files, layout, component) for component in components}
+    mismatches = _text_width_mismatches(contents)
     if mismatches:
         raise CheckpointError(next(iter(mismatches.values())))
+    return contents
 
 
 def _text_width_mismatches(contents: Mapping[str, Contents]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -93,6 +94,24 @@ class PackedLayout:
         if not self.clips:
             raise ValueError("clips must hold at least one layout, got none")
 
+    @classmethod
+    def from_table(cls, clips_5S: Tensor) -> PackedLayout:
+        """Inverse of `table`."""
+        return _from_numbers(tuple(clips_5S.tolist()))
+
+    def table(self) -> Tensor:
+        """The same as a tensor, which a compiled graph takes without being made for these numbers.
+
+        Returns:
+            (5 S,) int64 on the CPU: T, H, W, A and L of the first clip, then of the next.
+        """
+        numbers = [
+            number
+            for clip in self.clips
+            for number in (clip.latent_frames, clip.latent_height, clip.latent_width, clip.num_audio, clip.num_text)
+        ]
+        return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+
     @property
     def token_counts(self) -> tuple[int, int, int]:
         """(V, A, L), each summed over the clips."""
@@ -114,6 +133,11 @@ class PackedLayout:
             return clips_Nx[0]
         pieces = [x_Nx.split(clip.token_counts) for x_Nx, clip in zip(clips_Nx, self.clips, strict=True)]
         return torch.cat([piece for modality in zip(*pieces, strict=True) for piece in modality])
+
+
+@lru_cache(maxsize=64)
+def _from_numbers(numbers: tuple[int, ...]) -> PackedLayout:
+    return PackedLayout(tuple(SequenceLayout(*numbers[start : start + 5]) for start in range(0, len(numbers), 5)))
 
 
 def patchify(video_1CTHW: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ company it is sampled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,6 +113,21 @@ def _frame_scales(guidance: float, config: SuperResolutionSampling, video_1CTHW:
     return scale_T11
 
 
+def _guided_denoiser(
+    transformer: Transformer, starts: Sequence[Latents], conditions: Sequence[Conditions]
+) -> Callable[[Sequence[Latents], Tensor], Iterator[tuple[Latents, Latents]]]:
+    """Velocities with the prompt and with the negative prompt, both in one forward pass over every clip twice."""
+    texts = [condition.text_1LC for condition in conditions]
+    negative_texts = [condition.required_negative_text() for condition in conditions]
+    denoise = Denoiser(transformer, [*texts, *negative_texts], [*starts, *starts])
+
+    def velocities(clips: Sequence[Latents], level: Tensor) -> Iterator[tuple[Latents, Latents]]:
+        both = denoise([*clips, *clips], level.expand(2 * len(clips)))
+        return zip(both[: len(clips)], both[len(clips) :], strict=True)
+
+    return velocities
+
+
 def _require_one_per_clip(starts: Sequence[Latents], **others: Sequence[object]) -> None:
     for name, values in others.items():
         if len(values) != len(starts):
@@ -138,17 +153,14 @@ def sample_guided(
         ValueError: if the sequences differ in length or are empty, or a clip has no negative text.
     """
     _require_one_per_clip(starts, conditions=conditions)
-    denoise = Denoiser(transformer, [condition.text_1LC for condition in conditions], starts)
-    denoise_negative = Denoiser(transformer, [condition.required_negative_text() for condition in conditions], starts)
+    denoise = _guided_denoiser(transformer, starts, conditions)
     video_steppers = [unipc_stepper(config.num_steps, config.shift) for _ in starts]
     audio_steppers = [unipc_stepper(config.num_steps, config.shift) for _ in starts]
     clips = with_images(starts, conditions)
     for step, timestep in enumerate(video_steppers[0].timesteps):
         is_early = timestep > config.late_timestep
         scale = config.video_guidance if is_early else config.late_video_guidance
-        levels_S = video_steppers[0].sigmas[step].expand(len(clips))
-        velocities = zip(denoise(clips, levels_S), denoise_negative(clips, levels_S), strict=True)
-        for index, (positive, negative) in enumerate(velocities):
+        for index, (positive, negative) in enumerate(denoise(clips, video_steppers[0].sigmas[step])):
             video, audio = clips[index].video_1CTHW, clips[index].audio_1AC
             velocity = guide(negative.video_1CTHW, positive.video_1CTHW, scale)
             video = video_steppers[index].step(velocity, timestep, video, return_dict=False)[0]
@@ -282,20 +294,22 @@ def sample_super_resolution(
         ValueError: if the sequences differ in length or are empty, or a clip has no negative text for guidance.
     """
     _require_one_per_clip(starts, conditions=conditions)
-    denoise = Denoiser(transformer, [condition.text_1LC for condition in conditions], starts)
-    denoise_negative, scales_T11 = None, []
-    if config.guidance is not None:
-        negative_texts = [condition.required_negative_text() for condition in conditions]
-        denoise_negative = Denoiser(transformer, negative_texts, starts)
+    if config.guidance is None:
+        denoise = Denoiser(transformer, [condition.text_1LC for condition in conditions], starts)
+    else:
+        denoise_guided = _guided_denoiser(transformer, starts, conditions)
         scales_T11 = [_frame_scales(config.guidance, config, start.video_1CTHW) for start in starts]
     steppers = [unipc_stepper(config.num_steps, config.shift) for _ in starts]
     clips = with_images(starts, conditions)
     for step, timestep in enumerate(steppers[0].timesteps):
-        levels_S = steppers[0].sigmas[step].expand(len(clips))
-        velocities = [velocity.video_1CTHW for velocity in denoise(clips, levels_S)]
-        if denoise_negative is not None:
-            negatives = [velocity.video_1CTHW for velocity in denoise_negative(clips, levels_S)]
-            velocities = list(map(guide, negatives, velocities, scales_T11))
+        level = steppers[0].sigmas[step]
+        if config.guidance is None:
+            velocities = [velocity.video_1CTHW for velocity in denoise(clips, level.expand(len(clips)))]
+        else:
+            velocities = [
+                guide(negative.video_1CTHW, positive.video_1CTHW, scale_T11)
+                for (positive, negative), scale_T11 in zip(denoise_guided(clips, level), scales_T11, strict=True)
+            ]
         for index, velocity in enumerate(velocities):
             video = steppers[index].step(velocity, timestep, clips[index].video_1CTHW, return_dict=False)[0]
             clips[index] = replace(clips[index], video_1CTHW=video)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import pickle
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase
 from itertools import zip_longest
 from math import prod
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import torch
 import zstandard
@@ -25,6 +25,8 @@ from torch import Tensor
 
 from model.checkpoint_files import GIT_LFS_HINT, GIT_LFS_POINTER, CheckpointError, CheckpointFiles, LocalFiles
 from model.safetensors_header import read_header, read_into
+
+Kept = TypeVar("Kept")
 
 NUM_READERS = 4
 """Threads that read at once. Chosen, not tuned: `benchmarks.checkpoint_loading` tells what they give."""
@@ -95,8 +97,12 @@ def safetensors_headers(files: CheckpointFiles, names: Sequence[str]) -> dict[st
 
 
 def read_safetensors(
-    files: LocalFiles, headers: Mapping[str, TensorHeader], dtypes: Mapping[str, torch.dtype], device: torch.device
-) -> dict[str, Tensor]:
+    files: LocalFiles,
+    headers: Mapping[str, TensorHeader],
+    dtypes: Mapping[str, torch.dtype],
+    device: torch.device,
+    convert: Callable[[str, Tensor], Kept],
+) -> dict[str, Kept]:
     """Read tensors, several shards at once.
 
     Args:
@@ -104,10 +110,22 @@ def read_safetensors(
         headers: of all tensors of the shards, from `safetensors_headers`.
         dtypes: the tensors wanted and the dtype each shall have.
         device: where they shall be.
+        convert: makes what is kept of a tensor, given its name, as soon as it is on the device.
+
+    Returns:
+        What is kept, by the tensor's name.
 
     Raises:
         CheckpointError: a file is damaged.
     """
+
+    def keep(name: str, tensor: Tensor) -> Kept:
+        if tensor.shape != headers[name].shape:
+            raise CheckpointError(
+                f"{headers[name].file} was replaced while it was read: tensor {name} changed its shape"
+            )
+        return convert(name, tensor)
+
     # What is kept as it is may hold its mapping for good, so nothing that is converted shares one with it.
     groups: dict[tuple[str, bool], list[str]] = {}
     for name, dtype in dtypes.items():
@@ -116,11 +134,11 @@ def read_safetensors(
 
     in_flight = _InFlight(MAX_IN_FLIGHT_BYTES)
 
-    def read(piece: tuple[str, list[str]]) -> dict[str, Tensor]:
+    def read(piece: tuple[str, list[str]]) -> dict[str, Kept]:
         shard, names = piece
         if shard.endswith(".zst"):
             with _naming(shard):
-                return _read_packed(files, shard, {name: dtypes[name] for name in names}, device, in_flight)
+                return _read_packed(files, shard, {name: dtypes[name] for name in names}, device, in_flight, keep)
         is_kept = device.type == "cpu" and headers[names[0]].dtype == dtypes[names[0]]
         num_bytes = 0 if is_kept else sum(headers[name].num_bytes for name in names)
         with _naming(shard), in_flight.hold(num_bytes):
@@ -128,18 +146,18 @@ def read_safetensors(
                 found = {name: file.get_tensor(name).to(dtypes[name]) for name in names}
             for tensor in found.values() if device.type == "cpu" else ():
                 _bring_in(tensor)
-            return found
+            return {name: keep(name, found.pop(name)) for name in names}
 
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Kept] = {}
     with ThreadPoolExecutor(NUM_READERS) as pool:
         for found in pool.map(read, _pieces(groups, headers)):
             tensors |= found
-    for name in dtypes:
-        if tensors[name].shape != headers[name].shape:
-            raise CheckpointError(
-                f"{headers[name].file} was replaced while it was read: tensor {name} changed its shape"
-            )
     return {name: tensors[name] for name in dtypes}
+
+
+def as_it_is(name: str, tensor: Tensor) -> Tensor:
+    """Keep a tensor unchanged, see `read_safetensors`."""
+    return tensor
 
 
 class _InFlight:
@@ -190,8 +208,13 @@ def _pieces(
 
 
 def _read_packed(
-    files: LocalFiles, shard: str, dtypes: Mapping[str, torch.dtype], device: torch.device, in_flight: _InFlight
-) -> dict[str, Tensor]:
+    files: LocalFiles,
+    shard: str,
+    dtypes: Mapping[str, torch.dtype],
+    device: torch.device,
+    in_flight: _InFlight,
+    keep: Callable[[str, Tensor], Kept],
+) -> dict[str, Kept]:
     """Unpack a shard on the fly: nothing is written to the disk, and one tensor at a time is held."""
     tensors = {}
     with files.open(shard) as packed:
@@ -205,7 +228,7 @@ def _read_packed(
             with in_flight.hold(0 if is_kept else entry.end - entry.start):
                 held = torch.empty(entry.shape, dtype=entry.dtype)
                 read_into(stream, held.flatten().view(torch.uint8).numpy().data)
-                tensors[name] = held.to(device, dtypes[name])
+                tensors[name] = keep(name, held.to(device, dtypes[name]))
                 del held
         if stream.read(1):
             raise CheckpointError(f"{shard} is damaged: it goes on behind its last tensor")

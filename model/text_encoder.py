@@ -75,6 +75,17 @@ def load_text_encoder(
         ValueError: as `expected_encoder_tensors`; or the tokenizer is missing or damaged.
         RuntimeError: a tensor is missing, unknown or of another shape.
     """
+    return build_text_encoder(config, tensors, _load_tokenizer(tokenizer_folder), dtype, device)
+
+
+def build_text_encoder(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> TextEncoder:
+    """The same around a tokenizer that is there already; see `load_text_encoder`."""
     parsed = _parse_config(config)
     model = _build_empty(parsed)
     model.load_state_dict(
@@ -82,7 +93,7 @@ def load_text_encoder(
     )
     # Its frequencies are in no file. Made on the CPU, as transformers does: a GPU's powers differ in the last bits.
     model.encoder.rotary_emb = type(model.encoder.rotary_emb)(parsed.encoder).to(device)
-    return TextEncoder(model.eval().requires_grad_(False), _load_tokenizer(tokenizer_folder))
+    return TextEncoder(model.eval().requires_grad_(False), tokenizer)
 
 
 @dataclass(frozen=True)

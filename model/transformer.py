@@ -9,7 +9,7 @@ Parameter names, shapes and arithmetic follow the public release (`tests/golden`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +18,14 @@ from torch.utils.checkpoint import checkpoint
 
 from model.attention import AttentionBackend, SdpaAttention
 from model.experts import ExpertLinear, ExpertRMSNorm, Precision, TokenCounts
-from model.packing import LocalWindow, PackedLayout, SequenceLayout, token_coordinates
+from model.packing import PackedLayout, SequenceLayout, token_coordinates
 from model.timestep import TimestepEmbedding
 from model.transformer_config import TransformerConfig
 
 ROTARY_BASE = 10_000.0
+
+CompiledVelocities = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Runs `Transformer.velocities`, without noise levels."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,11 @@ class Positions:
 
     Attributes:
         rope_NR: rotary numbers (N, R) float32.
-        pack: how the clips share the sequence.
-        counts: (V, A, L), the pack's.
-        windows: what local-attention layers see, one per clip.
+        clips_5S: how the clips share the sequence, see `PackedLayout.table`.
     """
 
     rope_NR: Tensor
-    pack: PackedLayout
-    counts: TokenCounts
-    windows: tuple[LocalWindow, ...]
+    clips_5S: Tensor
 
 
 class RotaryEmbedding(nn.Module):
@@ -81,7 +80,7 @@ class Attention(nn.Module):
         super().__init__()
         experts, heads, kv_heads = config.num_experts(layer), config.num_heads, config.num_kv_heads
         self.head_dim, self.backend, self.compute_dtype = config.head_dim, backend, precision.compute_dtype
-        self.is_local = layer in config.local_attention_layers
+        self.radius = config.local_attention_radius if layer in config.local_attention_layers else None
         num_gates = heads if config.attention_gates else 0
         self.split_sizes = [heads * self.head_dim, kv_heads * self.head_dim, kv_heads * self.head_dim, num_gates]
         self.pre_norm = ExpertRMSNorm(config.hidden_size, experts)
@@ -90,17 +89,15 @@ class Attention(nn.Module):
         self.q_norm = ExpertRMSNorm(self.head_dim, experts)
         self.k_norm = ExpertRMSNorm(self.head_dim, experts)
 
-    def forward(self, x_ND: Tensor, positions: Positions) -> Tensor:
+    def forward(self, x_ND: Tensor, counts: TokenCounts, positions: Positions) -> Tensor:
         """Return the update (N, D) of the residual stream, in the compute dtype."""
-        counts, pack = positions.counts, positions.pack
         qkvg = self.linear_qkv(self.pre_norm(x_ND, counts), counts).float()
         q, k, v, gate_NH = qkvg.split(self.split_sizes, dim=1)
         q_NHK, k_NGK, v_NGK = (x.unflatten(1, (-1, self.head_dim)) for x in (q, k, v))
         q_NHK = rotate(self.q_norm(q_NHK, counts), positions.rope_NR)
         k_NGK = rotate(self.k_norm(k_NGK, counts), positions.rope_NR)
-        qkv = (pack.split(x.to(self.compute_dtype)) for x in (q_NHK, k_NGK, v_NGK))
-        clips = zip(*qkv, positions.windows, strict=True)
-        out_NHK = pack.join([self.backend(q, k, v, window if self.is_local else None) for q, k, v, window in clips])
+        q_NHK, k_NGK, v_NGK = (x.to(self.compute_dtype) for x in (q_NHK, k_NGK, v_NGK))
+        out_NHK = self.backend.attend_clips(q_NHK, k_NGK, v_NGK, positions.clips_5S, self.radius)
         if gate_NH.shape[1]:
             out_NHK = out_NHK * gate_NH.sigmoid().unsqueeze(-1)
         return self.linear_proj(out_NHK.flatten(1), counts)
@@ -144,10 +141,10 @@ class Layer(nn.Module):
         self.attention = Attention(config, layer, precision, backend)
         self.mlp = MLP(config, layer, precision)
 
-    def forward(self, x_ND: Tensor, positions: Positions) -> Tensor:
+    def forward(self, x_ND: Tensor, counts: TokenCounts, positions: Positions) -> Tensor:
         """Return the residual stream (N, D) float32 after this layer."""
-        x_ND = x_ND + self.attention(x_ND, positions)
-        return x_ND + self.mlp(x_ND, positions.counts)
+        x_ND = x_ND + self.attention(x_ND, counts, positions)
+        return x_ND + self.mlp(x_ND, counts)
 
 
 class Adapter(nn.Module):
@@ -162,7 +159,7 @@ class Adapter(nn.Module):
         self.timestep_embedder = TimestepEmbedding(config.hidden_size) if config.timestep_embedding else None
 
     def forward(
-        self, video_VC: Tensor, audio_AC: Tensor, text_LC: Tensor, positions: Positions, levels_S: Tensor | None
+        self, video_VC: Tensor, audio_AC: Tensor, text_LC: Tensor, clips_5S: Tensor, levels_S: Tensor | None
     ) -> Tensor:
         """Return (N, D) float32."""
         parts = (self.video_embedder(video_VC), self.audio_embedder(audio_AC), self.text_embedder(text_LC))
@@ -171,30 +168,38 @@ class Adapter(nn.Module):
             return x_ND
         if levels_S is None:
             raise ValueError("levels_S is needed with a timestep embedding, got None")
-        levels = zip(self.timestep_embedder(levels_S), positions.pack.clips, strict=True)
-        return x_ND + positions.pack.join([level_D.expand(clip.num_tokens, -1) for level_D, clip in levels])
+        pack = PackedLayout.from_table(clips_5S)
+        levels = zip(self.timestep_embedder(levels_S), pack.clips, strict=True)
+        return x_ND + pack.join([level_D.expand(clip.num_tokens, -1) for level_D, clip in levels])
+
+
+def call_layer(layer: Layer, x_ND: Tensor, counts: TokenCounts, positions: Positions) -> Tensor:
+    """Call a layer."""
+    return layer(x_ND, counts, positions)
 
 
 class Block(nn.Module):
-    """The stack of layers: the part that is worth compiling as one graph.
+    """The stack of layers.
 
     Attributes:
         recomputes_layers: keep only what passes from layer to layer for the gradient, and run each layer again for its
             own; off, nothing is run twice.
+        run_layer: calls a layer with its inputs; a compiler puts its own in place.
     """
 
     def __init__(self, config: TransformerConfig, precision: Precision, backend: AttentionBackend):
         super().__init__()
         self.recomputes_layers = False
+        self.run_layer: Callable[..., Tensor] = call_layer
         self.layers = nn.ModuleList(Layer(config, layer, precision, backend) for layer in range(config.num_layers))
 
-    def forward(self, x_ND: Tensor, positions: Positions) -> Tensor:
+    def forward(self, x_ND: Tensor, counts: TokenCounts, positions: Positions) -> Tensor:
         """Return the residual stream (N, D) float32 after the last layer."""
         for layer in self.layers:
             if self.recomputes_layers and torch.is_grad_enabled():
-                x_ND = checkpoint(layer, x_ND, positions, use_reentrant=False, preserve_rng_state=False)
+                x_ND = checkpoint(layer, x_ND, counts, positions, use_reentrant=False, preserve_rng_state=False)
             else:
-                x_ND = layer(x_ND, positions)
+                x_ND = self.run_layer(layer, x_ND, counts, positions)
         return x_ND
 
 
@@ -206,6 +211,9 @@ class Transformer(nn.Module):
         compute_dtype: dtype of the linear layers inside the block (the release: bfloat16).
         attention: attention implementation; by default torch's, with the kernel torch chooses.
         weight_dtype: dtype these layers' weights are kept in; by default `compute_dtype`, float32 in training.
+
+    Attributes:
+        compiled: what runs instead of `velocities` where no noise levels are told, see `model.compilation`.
     """
 
     def __init__(
@@ -224,6 +232,7 @@ class Transformer(nn.Module):
         self.final_norm_audio = ExpertRMSNorm(config.hidden_size)
         self.final_linear_video = nn.Linear(config.hidden_size, config.video_channels, bias=False)
         self.final_linear_audio = nn.Linear(config.hidden_size, config.audio_channels, bias=False)
+        self.compiled: CompiledVelocities | None = None
 
     @property
     def device(self) -> torch.device:
@@ -231,15 +240,14 @@ class Transformer(nn.Module):
         return self.adapter.rope.bands.device
 
     def positions(self, layouts: Sequence[SequenceLayout]) -> Positions:
-        """Prepare rotary numbers and windows of the clips of one sequence, once for all their steps.
+        """Prepare the rotary numbers of the clips of one sequence, once for all their steps.
 
         Raises:
             ValueError: if there is no clip, or one has too few tokens for the position style.
         """
         pack, style = PackedLayout(tuple(layouts)), self.config.position_style
         coordinates_N9 = pack.join([token_coordinates(clip, style) for clip in pack.clips]).to(self.device)
-        windows = tuple(LocalWindow(clip, self.config.local_attention_radius) for clip in pack.clips)
-        return Positions(self.adapter.rope(coordinates_N9), pack, pack.token_counts, windows)
+        return Positions(self.adapter.rope(coordinates_N9), pack.table())
 
     def forward(
         self,
@@ -265,8 +273,24 @@ class Transformer(nn.Module):
         Raises:
             ValueError: with a timestep embedding, if there are no noise levels.
         """
-        x_ND = self.block(self.adapter(video_VC, audio_AC, text_LC, positions, levels_S), positions)
-        x_VD, x_AD, _ = x_ND.split(positions.counts)
+        inputs = (video_VC, audio_AC, text_LC, positions.rope_NR, positions.clips_5S)
+        if self.compiled is not None and levels_S is None:
+            return self.compiled(*inputs)
+        return self.velocities(*inputs, levels_S)
+
+    def velocities(
+        self,
+        video_VC: Tensor,
+        audio_AC: Tensor,
+        text_LC: Tensor,
+        rope_NR: Tensor,
+        clips_5S: Tensor,
+        levels_S: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The same as a function of tensors alone, as a compiler takes it; see `forward` and `Positions`."""
+        counts, positions = (len(video_VC), len(audio_AC), len(text_LC)), Positions(rope_NR, clips_5S)
+        x_ND = self.adapter(video_VC, audio_AC, text_LC, clips_5S, levels_S)
+        x_VD, x_AD, _ = self.block(x_ND, counts, positions).split(counts)
         video_VC = self.final_linear_video(self.final_norm_video(x_VD))
         audio_AC = self.final_linear_audio(self.final_norm_audio(x_AD))
         return video_VC, audio_AC

@@ -23,10 +23,12 @@ PIXEL_STD = 0.35
 SAMPLE_STD = 0.1
 
 
-def tiny_turbo_vae(generator: torch.Generator) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def tiny_turbo_vae(
+    generator: torch.Generator, changes: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Config (as in the release's JSON) and tensors of a decoder of 86,220 parameters.
 
-    Blocks, scalings and window sizes are the release's; only widths and depths are smaller.
+    Blocks, scalings and window sizes are the release's, but for `changes`; only widths and depths are smaller.
     """
     config = {
         "in_channels": 3,
@@ -48,6 +50,7 @@ def tiny_turbo_vae(generator: torch.Generator) -> tuple[dict[str, Any], dict[str
         "decoder_layers_per_block": [1, 1, 1, 1, 1],
         "first_chunk_size": 7,
         "step_size": 7,
+        **(changes or {}),
     }
     with torch.device("meta"):
         shapes = TurboVAEDecoder(TurboVAEConfig.from_dict(config)).state_dict()

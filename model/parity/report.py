@@ -22,8 +22,12 @@ EXACT = 0.0
 FP32_LIMIT = 1e-4
 BF16_FLOOR = 2e-2
 BF16_FACTOR = 1.5
+FP8_COARSENESS = 16
+"""8-bit floats have three bits behind the leading one where bfloat16 has seven."""
+FP8_CEILING = 0.6
+"""Of any 8-bit run: beyond it a result would have little to do with the recording, whatever bfloat16 does there."""
 
-PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
 
 def relative_error(ours: Tensor, recorded: Tensor) -> float:
@@ -48,7 +52,8 @@ class Pair:
     Attributes:
         ours: any dtype and device.
         recorded: of the same shape; whole numbers must be equal.
-        recorded_bf16: what the original's own bf16 run gave; ours is a bf16 run then.
+        recorded_bf16: what the original's own bf16 run gave; ours is a bf16 or fp8 run then.
+        is_fp8: whether ours is an fp8 run.
         unjudged_bf16: what our bf16 run gave where the original has no recorded one to judge it by.
     """
 
@@ -56,6 +61,7 @@ class Pair:
     recorded: Tensor
     recorded_bf16: Tensor | None = None
     unjudged_bf16: Tensor | None = None
+    is_fp8: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,12 +144,17 @@ def _judge(pair: Pair) -> tuple[float, float]:
 
 
 def _judge_together(pairs: Sequence[Pair]) -> tuple[float, float]:
-    """Error and limit of a bfloat16 group: at most 1.5 times as far from fp32 as the original's own bf16 run."""
+    """Error and limit of a bfloat16 group: at most 1.5 times as far from fp32 as the original's own bf16 run.
+
+    An fp8 run may be as much further away as its numbers are coarser.
+    """
     for pair in pairs:
         relative_error(pair.ours, pair.recorded)  # names a shape that differs
     recorded = _flat(pair.recorded for pair in pairs)
     theirs = _flat(pair.recorded_bf16 for pair in pairs if pair.recorded_bf16 is not None)
     limit = max(BF16_FACTOR * relative_error(theirs, recorded), BF16_FLOOR)
+    if any(pair.is_fp8 for pair in pairs):
+        limit = min(FP8_COARSENESS * limit, FP8_CEILING)
     return relative_error(_flat(pair.ours for pair in pairs), recorded), limit
 
 
@@ -164,7 +175,8 @@ class GoldenSet:
     Args:
         folder: holds the files; any of them may be absent.
         device: where everything is computed.
-        precision: `fp32` or `bf16`, of what the original runs in bfloat16.
+        precision: `fp32`, `bf16` or `fp8`, of what the original runs in bfloat16; fp8 is for Transformers, and bf16 for
+            what else there is.
     """
 
     def __init__(self, folder: Path, device: torch.device, precision: str):
@@ -188,8 +200,13 @@ class GoldenSet:
 
     @property
     def is_bf16(self) -> bool:
-        """Whether the precision is bf16."""
-        return self.precision == "bf16"
+        """Whether the precision is bf16, or fp8, which is bf16 but for some products."""
+        return self.dtype == torch.bfloat16
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether the precision is fp8."""
+        return self.precision == "fp8"
 
     def pair(self, compute: Callable[[torch.dtype], Tensor], recorded: Tensor, recorded_bf16: Tensor | None) -> Pair:
         """What the precision asks for: a bf16 run is judged where the original's own was recorded, else told only.
@@ -203,10 +220,10 @@ class GoldenSet:
             return Pair(compute(torch.float32), recorded)
         if recorded_bf16 is None:
             return Pair(compute(torch.float32), recorded, unjudged_bf16=compute(torch.bfloat16))
-        return Pair(compute(torch.bfloat16), recorded, recorded_bf16)
+        return Pair(compute(torch.bfloat16), recorded, recorded_bf16, is_fp8=self.is_fp8)
 
     def bf16_recording(self, stem: str) -> Mapping[str, Tensor]:
-        """`<stem>_bf16.safetensors`, empty where the precision is not bf16 or the file is absent."""
+        """`<stem>_bf16.safetensors`, empty where the precision is fp32 or the file is absent."""
         name = f"{stem}_bf16.safetensors"
         return self.tensors(name) if self.is_bf16 and name in self.files else {}
 

@@ -54,7 +54,7 @@ def run_all(folder: Path, device: torch.device, precision: str) -> Iterator[Resu
     Args:
         folder: recordings, in files and structure like `tests/golden`.
         device: where everything is computed.
-        precision: `fp32` or `bf16`, of what the original runs in bfloat16; the rest is float32 in both.
+        precision: `fp32`, `bf16` or `fp8`, of what the original runs in bfloat16; the rest is float32 in each.
     """
     golden = GoldenSet(folder, device, precision)
     absent = missing_files(folder)

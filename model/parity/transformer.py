@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.attention import choose_attention
+from model.packed_linear import choose_format, pack_linears
 from model.packing import LocalWindow, PositionStyle, SequenceLayout, patchify, token_coordinates, unpatchify
 from model.parity.report import GoldenSet, Group, Pair, prefixes
 from model.transformer import Transformer
@@ -59,11 +60,21 @@ def recorded_config(raw: Mapping[str, Any], style: PositionStyle) -> Transformer
 
 
 def recorded_transformer(golden: GoldenSet, style: PositionStyle, dtype: torch.dtype) -> Transformer:
-    """The recorded model with its weights, linear layers in `dtype`, with the attention that a job would choose."""
+    """The recorded model with its weights, linear layers in `dtype` and fp8 where that is compared.
+
+    Attention and the layers' form are those that a job would choose.
+    """
     config = recorded_config(golden.config(CONFIG), style)
-    model = Transformer(config, dtype, choose_attention(golden.device, dtype))
-    model.load_state_dict(golden.tensors(WEIGHTS), strict=True)
-    return model.to(golden.device).eval().requires_grad_(False)
+    with torch.device("meta"):
+        model = Transformer(config, dtype, choose_attention(golden.device, dtype))
+        dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        is_fp8 = golden.is_fp8 and dtype == torch.bfloat16
+        convert = pack_linears(model, choose_format(golden.device, is_fp8))
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in golden.tensors(WEIGHTS).items():
+        tensors |= convert(name, tensor.to(dtypes.get(name)))
+    model.load_state_dict(tensors, strict=True, assign=True)
+    return model.eval().requires_grad_(False)
 
 
 def transformer_groups(golden: GoldenSet) -> Iterator[Group]:

@@ -13,12 +13,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from model.packing import SequenceLayout
+from model.packing import PackedLayout, SequenceLayout
+from model.peak_memory import AttentionWithoutNumbers, PeakMemory
 from model.training.discriminator import Discriminator
 from model.training.muon import muon_groups
 from model.training.networks import on_meta
 from model.training.optimiser import Method
-from model.training.peak_memory import AttentionWithoutNumbers, PeakMemory
 from model.transformer import Transformer
 from model.transformer_config import TransformerConfig
 
@@ -181,7 +181,10 @@ def _measure(network: Transformer, layouts: Sequence[SequenceLayout], has_gradie
     with PeakMemory(without=kept) as memory, torch.device("meta"), torch.set_grad_enabled(has_gradient):
         positions = network.positions(layouts)
         channels = (network.config.video_channels, network.config.audio_channels, network.config.text_channels)
-        tokens = [torch.empty(count, width) for count, width in zip(positions.counts, channels, strict=True)]
+        tokens = [
+            torch.empty(count, width)
+            for count, width in zip(PackedLayout(tuple(layouts)).token_counts, channels, strict=True)
+        ]
         video_VC, audio_AC = network(*tokens, positions, torch.empty(len(layouts)))
         kept_bytes = memory.live_bytes
         if has_gradient:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.denoiser import Conditions, Denoiser, Latents, seeded_noise
-from model.packing import LocalWindow
+from model.packing import PackedLayout
 from model.parity.report import relative_error
 from model.sampling import (
     DistilledSampling,
@@ -140,8 +140,9 @@ def test_positions_of_a_pack_are_those_of_its_clips():
     model = lively_transformer("sr_1080p")
     layouts = Denoiser(model, [clip.conditions.text_1LC for clip in CLIPS], [clip.start for clip in CLIPS]).layouts
     positions = model.positions(layouts)
-    assert positions.windows == tuple(LocalWindow(layout, 1) for layout in layouts)
-    for layout, rope_NR in zip(layouts, positions.pack.split(positions.rope_NR), strict=True):
+    pack = PackedLayout.from_table(positions.clips_5S)
+    assert pack.clips == tuple(layouts)
+    for layout, rope_NR in zip(layouts, pack.split(positions.rope_NR), strict=True):
         assert torch.equal(rope_NR, model.positions([layout]).rope_NR)
 
 
@@ -164,6 +165,15 @@ def test_several_clips_are_one_forward_pass():
     model.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape[0]))
     distilled(model, CLIPS)
     assert calls == [sum(clip.start.video_1CTHW[0, 0].numel() // 4 for clip in CLIPS)] * 8
+
+
+@pytest.mark.parametrize(("sample", "num_steps"), [(guided, 6), (super_resolved_with_guidance, 5)])
+def test_guidance_is_one_forward_pass_with_every_clip_twice(sample, num_steps):
+    model = lively_transformer("base")
+    calls = []
+    model.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape[0]))
+    sample(model, CLIPS)
+    assert calls == [2 * sum(clip.start.video_1CTHW[0, 0].numel() // 4 for clip in CLIPS)] * num_steps
 
 
 def test_lengths_must_agree():

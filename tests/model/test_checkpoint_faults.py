@@ -13,7 +13,7 @@ from model.checkpoint import Checkpoint
 from model.checkpoint_files import CheckpointError, LocalFiles
 from model.inspection import inspect
 from model.layout import find_layout
-from model.tensor_files import read_safetensors, safetensors_headers
+from model.tensor_files import as_it_is, read_safetensors, safetensors_headers
 
 CPU = torch.device("cpu")
 DISTILL = "distill/model.safetensors"
@@ -263,7 +263,7 @@ def test_what_may_not_be_read_or_is_gone_meanwhile_is_named(copy):
     layout, headers = find_layout(files), safetensors_headers(files, [DISTILL])
     (copy / DISTILL).unlink()
     with pytest.raises(CheckpointError, match=rf"^{DISTILL} cannot be read: No such file or directory"):
-        read_safetensors(files, headers, {"final_norm_video.weight": torch.float32}, CPU)
+        read_safetensors(files, headers, {"final_norm_video.weight": torch.float32}, CPU, as_it_is)
     with pytest.raises(CheckpointError, match=rf"^distill: {DISTILL} cannot be read: No such file"):
         Checkpoint(copy, layout).transformer("distill", torch.bfloat16, CPU)
     if os.geteuid() != 0:
@@ -278,7 +278,7 @@ def test_a_file_replaced_meanwhile_is_not_taken_for_the_first(copy):
     rewrite(copy, lambda ts: {n: t.T.contiguous() for n, t in ts.items() if t.ndim == 2 and t.shape[0] != t.shape[1]})
     name = "adapter.video_embedder.weight"
     with pytest.raises(CheckpointError, match=f"{DISTILL} was replaced while it was read: tensor {name} changed"):
-        read_safetensors(files, headers, {name: torch.float32}, CPU)
+        read_safetensors(files, headers, {name: torch.float32}, CPU, as_it_is)
 
 
 def test_a_shard_packed_in_several_frames_is_read(copy):

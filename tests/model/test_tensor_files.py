@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from model import tensor_files
 from model.checkpoint_files import CheckpointError, LocalFiles
-from model.tensor_files import read_safetensors, read_torch_file, safetensors_headers, torch_file_shapes
+from model.tensor_files import as_it_is, read_safetensors, read_torch_file, safetensors_headers, torch_file_shapes
 from model.variants import release_config
 from tests.sparse_checkpoint import transformer_tensors, write_sparse_shards
 
@@ -44,7 +44,7 @@ def read_all(folder: Path, dtype: torch.dtype | None = None) -> dict[str, torch.
     files = LocalFiles(folder)
     headers = safetensors_headers(files, shards(folder))
     dtypes = {name: dtype or header.dtype for name, header in headers.items()}
-    return read_safetensors(files, headers, dtypes, CPU)
+    return read_safetensors(files, headers, dtypes, CPU, as_it_is)
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
@@ -93,7 +93,7 @@ def test_only_what_is_wanted_is_read(folder):
     for _ in range(2):
         files = LocalFiles(folder)
         headers = safetensors_headers(files, shards(folder))
-        found = read_safetensors(files, headers, {"2.3": torch.float32, "0.0": torch.bfloat16}, CPU)
+        found = read_safetensors(files, headers, {"2.3": torch.float32, "0.0": torch.bfloat16}, CPU, as_it_is)
         assert {name: tensor.dtype for name, tensor in found.items()} == {"2.3": torch.float32, "0.0": torch.bfloat16}
         pack(folder)
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.packing import SequenceLayout
+from model.packing import PackedLayout, SequenceLayout
+from model.peak_memory import PeakMemory
 from model.training.memory import base_training_memory, distillation_memory, moments_bytes, shard_bytes
 from model.training.networks import new_transformer
-from model.training.peak_memory import PeakMemory
 from model.variants import release_config
 from tests.tiny_checkpoint import tiny_config
 
@@ -56,7 +56,9 @@ def test_the_dry_run_measures_what_a_real_run_takes(compute_dtype):
             parameter.register_post_accumulate_grad_hook(lambda parameter: setattr(parameter, "grad", None))
         with PeakMemory(without=[*network.parameters(), *network.buffers()]) as memory:
             positions = network.positions([CLIP, CLIP])
-            tokens = [torch.randn(n, c) for n, c in zip(positions.counts, (192, 64, 48), strict=True)]
+            tokens = [
+                torch.randn(n, c) for n, c in zip(PackedLayout((CLIP, CLIP)).token_counts, (192, 64, 48), strict=True)
+            ]
             video_VC, audio_AC = network(*tokens, positions)
             (video_VC.square().mean() + audio_AC.square().mean()).backward()
         dry = base_training_memory(config, [CLIP, CLIP], 1, recomputes_layers, compute_dtype)
