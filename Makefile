@@ -1,11 +1,13 @@
-# Two commands: `make demo` and `make test`. Both set up .venv first.
+# `make demo`, `make test` and `make bench` set up .venv first; `make bench-gpu` uses PYTHON as it is.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO_OUT := out/demo
 
-.PHONY: demo test lint format setup setup-dev clean
+RESULTS := benchmarks/results
+
+.PHONY: demo test lint format bench bench-gpu setup setup-dev clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -30,6 +32,17 @@ demo: setup
 # With the fault handler, so that a crash of a library says where, even after pytest's own has gone.
 test: setup-dev
 	@$(BIN)/python -X faulthandler -m pytest
+
+# Small networks on one thread of the CPU: ways of computing side by side. About eight minutes on two cores.
+bench: setup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.inference --output $(RESULTS)/inference_cpu.json --baseline $(RESULTS)/inference_cpu_baseline.json
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.choices --output $(RESULTS)/choices_cpu.json
+	@$(BIN)/python -m benchmarks.decoding --output $(RESULTS)/decoding_cpu.json
+
+# The release's networks on one GPU of 80 GB or more, at most nine minutes. Needs torch, safetensors, einops and numpy;
+# for text transformers, for sound diffusers, for the time of loading zstandard. Nothing of the cluster.
+bench-gpu:
+	@$(PYTHON) -m benchmarks.inference --device cuda --output $(RESULTS)/inference_gpu.json --baseline $(RESULTS)/inference_gpu_baseline.json --graphs out/graphs
 
 lint: setup-dev
 	$(BIN)/ruff format --check .

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from actors.checkpoint_source import CheckpointSource
+from actors.clip_packing import ClipPacker
 from actors.stage import Compute, Stage, Work
-from model.denoiser import Conditions, Latents, initial_noise, seeded_noise
+from actors.transformer_loading import load_transformer
+from model.capabilities import BASE_RESOLUTION
+from model.denoiser import Conditions, Latents, NoiseSource, initial_noise, seeded_noise
 from model.geometry import AUDIO_LATENT_CHANNELS, VIDEO_LATENT_CHANNELS, latent_size
+from model.packing import SequenceLayout
 from model.sampling import DistilledSampling, GuidedSampling, sample_distilled, sample_guided
+
+
+@dataclass(frozen=True)
+class _Clip:
+    start: Latents
+    conditions: Conditions
+    noise: NoiseSource
 
 
 class BaseGeneration(Stage):
@@ -19,17 +33,26 @@ class BaseGeneration(Stage):
         compute: where it runs.
         source: the checkpoint.
         sampling: `GuidedSampling` runs the base model, `DistilledSampling` the distilled one.
+        packed_tokens: clips that wait are denoised together as long as they have no more tokens than this; 0: each
+            alone, so that its numbers depend on nothing but itself.
     """
 
     name = "base_generation"
 
-    def __init__(self, compute: Compute, source: CheckpointSource, sampling: GuidedSampling | DistilledSampling):
+    def __init__(
+        self,
+        compute: Compute,
+        source: CheckpointSource,
+        sampling: GuidedSampling | DistilledSampling,
+        packed_tokens: int = 0,
+    ):
         super().__init__(compute)
         self.sampling = sampling
         variant = "base" if isinstance(sampling, GuidedSampling) else "distill"
         checkpoint = source.fetch(variant)
         self.capabilities = checkpoint.capabilities
-        self.transformer = checkpoint.transformer(variant, compute.dtype, self.device)
+        self.transformer = load_transformer(compute, checkpoint, variant, BASE_RESOLUTION)
+        self.denoise = ClipPacker(self._denoise, packed_tokens)
 
     def process(self, work: Work) -> None:
         """See the class."""
@@ -52,11 +75,15 @@ class BaseGeneration(Stage):
             image_1C1HW=tensors.get("image_base"),
             audio_is_given="audio" in tensors,
         )
-        with self.lock:
-            if isinstance(self.sampling, GuidedSampling):
-                [latents] = sample_guided(self.transformer, [start], [conditions], self.sampling)
-            else:
-                [latents] = sample_distilled(self.transformer, [start], [conditions], self.sampling, [noise])
+        layout = SequenceLayout.of(start.video_1CTHW, start.audio_1AC, conditions.text_1LC)
+        latents = self.denoise(_Clip(start, conditions, noise), layout.num_tokens)
         work.tensors = {"video": latents.video_1CTHW, "audio": latents.audio_1AC, "frames": tensors["frames"]}
         if request.is_super_resolved:
             work.tensors |= {name: tensors[name] for name in ("text", "negative_text", "image_sr") if name in tensors}
+
+    def _denoise(self, clips: Sequence[_Clip]) -> list[Latents]:
+        starts, conditions = [clip.start for clip in clips], [clip.conditions for clip in clips]
+        if isinstance(self.sampling, GuidedSampling):
+            return sample_guided(self.transformer, starts, conditions, self.sampling)
+        noises = [clip.noise for clip in clips]
+        return sample_distilled(self.transformer, starts, conditions, self.sampling, noises)

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from actors.checkpoint_source import CheckpointSource
-from actors.muxing import ClipMuxer, VideoEncoding
+from actors.frame_stream import FrameStream
+from actors.muxing import ClipMuxer
 from actors.stage import Compute, Stage, Work
-from model.geometry import FRAMES_PER_SECOND, OUTPUT_SAMPLE_RATE_HZ
-from model.turbo_vae import to_uint8
+from actors.video_encoding import VideoEncoding
+from model.compilation import compile_video_decoder
+from model.geometry import FRAMES_PER_SECOND, OUTPUT_SAMPLE_RATE_HZ, latent_size
+from model.turbo_vae import TurboVAEDecoder
+from model.widened_products import fast_bfloat16
 
 
 class Decoding(Stage):
-    """Decode chunk by chunk: no more than one chunk of pixels is ever held.
+    """Decode chunk by chunk; a chunk is converted and encoded while the network makes the next.
 
     Takes `video`, `audio` and `frames`. Gives `mp4` and `poster` (JPEG), each the file's bytes as uint8.
 
@@ -24,50 +29,55 @@ class Decoding(Stage):
         compute: where it runs.
         source: the checkpoint.
         encoding: how the MP4 is encoded.
+
+    Raises:
+        ValueError: this machine lacks the encoder.
     """
 
     name = "decoding"
 
     def __init__(self, compute: Compute, source: CheckpointSource, encoding: VideoEncoding):
         super().__init__(compute)
+        encoding.require_encoder()
         self.encoding = encoding
         checkpoint = source.fetch("video_decoder", "audio_vae")
         self.capabilities = checkpoint.capabilities
         self.video_decoder = checkpoint.video_decoder(compute.dtype, self.device)
+        if self.device.type == "cuda" and isinstance(self.video_decoder, TurboVAEDecoder):
+            usual = latent_size(*next(iter(self.capabilities.pixel_sizes.values())))
+            compile_video_decoder(self.video_decoder, usual, compute.compiler, compute.compile_cache)
         self.audio_decoder = checkpoint.audio_decoder(self.device)
+        self.stream = FrameStream(self.device, self._computing)
 
     def process(self, work: Work) -> None:
         """See the class."""
-        request = work.request
+        request, audio_1AC = work.request, work.tensors["audio"]
         _, num_frames, sound_frames = work.tensors["frames"].tolist()
+        num_samples = sound_frames * OUTPUT_SAMPLE_RATE_HZ // FRAMES_PER_SECOND
         width, height = self.capabilities.pixel_size(request.resolution, request.aspect)
         metadata = {"title": request.id, "comment": "AI-generated with daVinci-MagiHuman", "language": request.language}
+        chunks = self.video_decoder.decode_chunks(work.tensors["video"].to(self.device, self.compute.dtype))
+
+        def next_pixels() -> Tensor | None:
+            # The lock covers the network alone: while one clip is being encoded, another one's pixels are decoded.
+            with self.lock, torch.inference_mode():
+                return next(chunks, None)
+
+        def make_sound() -> np.ndarray:
+            # Without the lock: it would come after the pixels, and takes little memory beside them.
+            return self.audio_decoder.decode(audio_1AC.to(self.device))[:, :num_samples].cpu().numpy()
+
         with ClipMuxer(width, height, encoding=self.encoding, metadata=metadata) as muxer:
-            num_samples = sound_frames * OUTPUT_SAMPLE_RATE_HZ // FRAMES_PER_SECOND
-            muxer.write_audio(self._decode_audio(work.tensors["audio"])[:, :num_samples])
-            num_left = num_frames
-            for frames_THWC in self._decode_video(work.tensors["video"]):
-                if num_left > 0:
-                    muxer.write_frames(frames_THWC[:num_left])
-                num_left -= len(frames_THWC)
+            self.stream.write(muxer, num_frames, next_pixels, make_sound)
             mp4, poster = muxer.finish(), muxer.poster
         work.tensors = {"mp4": _bytes_tensor(mp4), "poster": _bytes_tensor(poster)}
 
-    @torch.inference_mode()
-    def _decode_audio(self, audio_1AC: Tensor) -> np.ndarray:
-        with self.lock:
-            return self.audio_decoder.decode(audio_1AC.to(self.device)).cpu().numpy()
-
-    def _decode_video(self, video_1CTHW: Tensor) -> Iterator[np.ndarray]:
-        chunks = self.video_decoder.decode_chunks(video_1CTHW.to(self.device, self.compute.dtype))
-        while True:
-            # The lock covers the network alone: while one clip is being encoded, another one's pixels are decoded.
-            with self.lock, torch.inference_mode():
-                chunk_3THW = next(chunks, None)
-                if chunk_3THW is None:
-                    return
-                frames_THWC = to_uint8(chunk_3THW).cpu().numpy()
-            yield frames_THWC
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """As `Stage` prepares the thread it is called in, for the others."""
+        torch.set_num_threads(self.compute.num_threads)
+        with torch.inference_mode(), fast_bfloat16(self.device):
+            yield
 
 
 def _bytes_tensor(data: bytes) -> Tensor:

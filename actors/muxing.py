@@ -1,66 +1,38 @@
 """The MP4 of a clip: frames and sound in, compressed as they come.
 
-Legend: T frames, H W picture height/width in pixels, C colour channels (red, green, blue), 2 stereo, S audio samples.
+Legend: F frames, Y X pixel rows and columns, P = 3Y/2 rows of a frame's planes (`model.colour`), 2 stereo, S samples.
 """
 
 import io
 import os
-import platform
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import av
 import numpy as np
 from av.container import OutputContainer
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.stream import VideoStream
 from PIL import Image
 
-PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+from actors.video_encoding import VideoEncoding
+
 POSTER_MAX_WIDTH = 480
 # ITU-T H.273 table 4: matrix coefficients 1 mean BT.709. PyAV has names for the other three tags only.
 _MATRIX_BT709 = 1
-# x264's AVX-512 code gives other bits now and then for the same frames: two results in seven runs with these options,
-# seven in seven with subme=1; with AVX2 one in twenty, and SSE4.2 gives the same one. The same row must give the same
-# clip, so it stays at AVX2, measured 11 to 19 % slower.
-_X264_OPTIONS = {"x264-params": "asm=AVX2"} if platform.machine() in ("x86_64", "AMD64") else {}
-# Accurate rounding and bit exactness keep swscale's fast paths, which differ between processors, out of the picture.
+# Accurate rounding and bit exactness keep swscale's fast paths, which differ between processors, out of the poster.
 _CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-
-
-@dataclass(frozen=True)
-class VideoEncoding:
-    """How a clip is compressed; every field changes the bytes.
-
-    `threads` is a fixed number, never the machine's: x264's output depends on it, and a row gives one clip everywhere.
-    """
-
-    codec: str = "libx264"
-    crf: int = 18
-    preset: str = "veryfast"
-    pixel_format: str = "yuv420p"
-    threads: int = 1
-    audio_bitrate_bps: int = 192_000
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("codec", ("libx264",)), ("preset", PRESETS), ("pixel_format", ("yuv420p", "yuv444p"))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r} is not allowed: one of {', '.join(allowed)}")
-        # x264 takes 0 for "all processors", which is what must not happen.
-        for name, low, high in (("crf", 0, 51), ("threads", 1, 128), ("audio_bitrate_bps", 32_000, 512_000)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} {getattr(self, name)} is not allowed: {low} to {high}")
 
 
 class ClipMuxer:
     """Encodes one clip as it is made: H.264 and AAC in an MP4 that starts playing before it is loaded.
 
-    Colours are converted to BT.709, limited range, and tagged so. Use it as a context manager; the temporary file goes
-    in every case. Frames may come in any number of chunks and nothing but compressed data is kept of them.
+    Frames come as `model.colour` makes them, and are tagged so: BT.709, limited range. Use it as a context manager; the
+    temporary file goes in every case. Frames may come in any number of chunks and nothing but compressed data is kept.
 
     Args:
         width: of the picture, even.
@@ -120,10 +92,8 @@ class ClipMuxer:
         self._container = av.open(self._path, "w", format="mp4", options=options)
         self._container.metadata.update(sorted(self.metadata.items()))
         encoding = self.encoding
-        video = self._container.add_stream(
-            "libx264", rate=self.fps, options={"crf": str(encoding.crf), "preset": encoding.preset, **_X264_OPTIONS}
-        )
-        video.width, video.height, video.pix_fmt = self.width, self.height, encoding.pixel_format
+        video = cast(VideoStream, self._container.add_stream(encoding.codec, rate=self.fps, options=encoding.options))
+        video.width, video.height, video.pix_fmt = self.width, self.height, "yuv420p"
         context = video.codec_context
         # PyAV's own choice, threads by slice, would cut every picture into stripes that are coded apart.
         context.thread_count, context.thread_type = encoding.threads, "FRAME"
@@ -132,41 +102,31 @@ class ClipMuxer:
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         audio = self._container.add_stream("aac", rate=self.sample_rate_hz, layout="stereo")
         audio.bit_rate = encoding.audio_bitrate_bps
-        self._video, self._audio, self._reformatter = video, audio, VideoReformatter()
+        self._video, self._audio = video, audio
 
-    def write_frames(self, frames_THWC: np.ndarray) -> None:
+    def write_frames(self, planes_FPX: np.ndarray) -> None:
         """Append frames.
 
         Args:
-            frames_THWC: uint8, (T, height, width, 3), red green blue.
+            planes_FPX: uint8, (F, 3/2 height, width), see `model.colour.to_yuv420p`.
 
         Raises:
             ValueError: another dtype or another size than the clip's.
         """
         container = self._opened()
-        expected = (self.height, self.width, 3)
-        if frames_THWC.dtype != np.uint8 or frames_THWC.ndim != 4 or frames_THWC.shape[1:] != expected:
+        expected = (self.height * 3 // 2, self.width)
+        if planes_FPX.dtype != np.uint8 or planes_FPX.ndim != 3 or planes_FPX.shape[1:] != expected:
             raise ValueError(
-                f"frames {frames_THWC.dtype} {frames_THWC.shape} do not fit this clip: "
-                f"uint8 (T, {self.height}, {self.width}, 3)"
+                f"planes {planes_FPX.dtype} {planes_FPX.shape} do not fit this clip: "
+                f"uint8 (F, {expected[0]}, {expected[1]})"
             )
-        for picture_HWC in frames_THWC:
+        for planes_PX in planes_FPX:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes_PX), format="yuv420p")
+            frame.pts, frame.time_base = self.num_frames, Fraction(1, self.fps)
             if self._poster is None:
-                self._poster = _encode_poster(picture_HWC)
-            container.mux(self._video.encode(self._convert(picture_HWC)))
+                self._poster = _encode_poster(frame)
+            container.mux(self._video.encode(frame))
             self.num_frames += 1
-
-    def _convert(self, picture_HWC: np.ndarray) -> av.VideoFrame:
-        frame = self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_HWC), format="rgb24"),
-            format=self.encoding.pixel_format,
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
-            interpolation=_CONVERSION,
-            threads=1,
-        )
-        frame.pts, frame.time_base = self.num_frames, Fraction(1, self.fps)
-        return frame
 
     def write_audio(self, samples_2S: np.ndarray) -> None:
         """Write the clip's whole audio, before or after the frames; what exceeds [-1, 1] is clipped.
@@ -233,8 +193,16 @@ class ClipMuxer:
             os.unlink(self._path)
 
 
-def _encode_poster(picture_HWC: np.ndarray) -> bytes:
-    image = Image.fromarray(np.ascontiguousarray(picture_HWC))
+def _encode_poster(frame: av.VideoFrame) -> bytes:
+    rgb = frame.reformat(
+        format="rgb24",
+        src_colorspace=Colorspace.ITU709,
+        src_color_range=ColorRange.MPEG,
+        dst_color_range=ColorRange.JPEG,
+        interpolation=_CONVERSION,
+        threads=1,
+    )
+    image = rgb.to_image()
     if image.width > POSTER_MAX_WIDTH:
         height = max(1, round(image.height * POSTER_MAX_WIDTH / image.width))
         image = image.resize((POSTER_MAX_WIDTH, height), Image.Resampling.LANCZOS)

@@ -18,6 +18,10 @@ STAGES = ("conditioning", "base_generation", "super_resolution", "decoding", "wr
 """Every stage a clip can pass, in order; `super_resolution` only where a resolution above 256p is asked for."""
 
 
+ACTOR_START = "start of the actor"
+"""Stands as a failure's field where no row is at fault, but the stage could not be loaded."""
+
+
 class ClipRow(TypedDict):
     """One row, as Ray Data hands it to a stage."""
 

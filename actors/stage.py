@@ -15,12 +15,15 @@ from torch import Tensor
 
 from actors.request import ClipRequest
 from actors.row import ClipRow, Failure, RowError, pack, unpack
+from model.compilation import COMPILERS, Compiler
+from model.graph_cache import CompileCache
 from model.widened_products import fast_bfloat16
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-"""Precision setting to the dtype of linear layers and of the video networks."""
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp8": torch.bfloat16}
+"""Precision setting to the dtype of linear layers and of the video networks; with fp8 the products of the Transformers'
+layers take 8-bit floats."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,23 @@ class Compute:
         device: "cuda", "cpu", or "auto" for a GPU where the process sees one.
         precision: key of `DTYPES`; "bf16" as in the release.
         num_threads: CPU threads of one actor. Fixed, because results on a CPU depend on it in the last bits.
+        compiler: of the networks, see `model.compilation`.
+        compile_cache: where compiled graphs are kept; None: nowhere.
     """
 
     device: str = "auto"
     precision: str = "bf16"
     num_threads: int = 1
+    compiler: Compiler = "none"
+    compile_cache: CompileCache | None = None
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device must be auto, cpu or cuda, got {self.device!r}")
         if self.precision not in DTYPES:
             raise ValueError(f"precision must be one of {', '.join(DTYPES)}, got {self.precision!r}")
+        if self.compiler not in COMPILERS:
+            raise ValueError(f"compiler must be one of {', '.join(COMPILERS)}, got {self.compiler!r}")
         if self.num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {self.num_threads}")
 
@@ -57,6 +66,11 @@ class Compute:
     def dtype(self) -> torch.dtype:
         """The precision as a dtype."""
         return DTYPES[self.precision]
+
+    @property
+    def is_fp8(self) -> bool:
+        """Whether the Transformers' layers take 8-bit floats."""
+        return self.precision == "fp8"
 
 
 @dataclass

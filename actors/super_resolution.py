@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from actors.checkpoint_source import CheckpointSource
 from actors.stage import Compute, Stage, Work
+from actors.transformer_loading import load_transformer
 from model.denoiser import Conditions, Latents, seeded_noise
 from model.geometry import latent_size
 from model.sampling import SuperResolutionSampling, prepare_super_resolution, sample_super_resolution
@@ -29,7 +30,7 @@ class SuperResolution(Stage):
         variant = f"sr_{resolution}"
         checkpoint = source.fetch(variant)
         self.capabilities = checkpoint.capabilities
-        self.transformer = checkpoint.transformer(variant, compute.dtype, self.device)
+        self.transformer = load_transformer(compute, checkpoint, variant, resolution)
 
     def process(self, work: Work) -> None:
         """See the class."""

@@ -18,12 +18,13 @@ from rich.console import Console
 
 from pipeline.lane import LaneWork
 from pipeline.report import print_summary, write_books
-from pipeline.run import Run, RunSpec
+from pipeline.run import Run, RunSpec, StartError
 from pipeline.settings import load_settings
 
 logger = logging.getLogger(__name__)
 
 EXIT_DONE = 0
+EXIT_BROKEN = 1
 EXIT_USAGE = 2
 EXIT_DEAD_LETTERS = 3
 EXIT_INTERRUPTED = 130
@@ -131,6 +132,10 @@ def _run_and_report(run: Run, works: Sequence[LaneWork], console: Console) -> in
         run.execute(works)
     except KeyboardInterrupt:
         interrupted = True
+    except StartError as error:
+        write_books(run)
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BROKEN
     except Exception:
         try:
             write_books(run)

@@ -3,6 +3,7 @@
 Tensor legend: B batch (1 in practice), C channels, T latent frames, H W latent height/width, F pixel frames.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,6 +17,9 @@ from model.latent_statistics import WAN22_LATENT_MEAN, denormalise
 
 # The release gives its residual norms this epsilon by hand; resnet_norm_eps of the config reaches the shortcuts only.
 RESIDUAL_NORM_EPS = 1e-8
+
+OUTPUT_FRAMES_AT_ONCE = 10
+"""Pixel frames that the last convolution makes at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,15 @@ class TimeReplicatedConv(nn.Module):
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """(B, in_channels, T, H, W) -> (B, out_channels, T, H, W)."""
-        if self.num_pad_frames:
-            before = x_BCTHW[:, :, :1].expand(-1, -1, self.num_pad_frames, -1, -1)
-            after = x_BCTHW[:, :, -1:].expand(-1, -1, self.num_pad_frames, -1, -1)
-            x_BCTHW = torch.cat((before, x_BCTHW, after), dim=2)
-        return self.conv(x_BCTHW)
+        return self.conv(self.pad(x_BCTHW))
+
+    def pad(self, x_BCTHW: Tensor) -> Tensor:
+        """Repeat the first and the last frame, so that behind `conv` there are as many as before."""
+        if not self.num_pad_frames:
+            return x_BCTHW
+        before = x_BCTHW[:, :, :1].expand(-1, -1, self.num_pad_frames, -1, -1)
+        after = x_BCTHW[:, :, -1:].expand(-1, -1, self.num_pad_frames, -1, -1)
+        return torch.cat((before, x_BCTHW, after), dim=2)
 
 
 class ResidualBlock(nn.Module):
@@ -229,22 +237,48 @@ class WindowDecoder(nn.Module):
         )
         self.conv_out = TimeReplicatedConv(widths[-1], config.out_channels * config.patch_size**2)
 
-    def forward(self, z_BCTHW: Tensor, is_first: bool) -> Tensor:
-        """(B, latent_channels, T, H, W) -> (B, out_channels, 4T or 4T - 3, 16H, 16W)."""
+    def forward(self, z_BCTHW: Tensor, is_first: bool, cut_front: int = 0, cut_back: int = 0) -> Tensor:
+        """(B, latent_channels, T, H, W) -> (B, out_channels, 4T or 4T - 3, 16H, 16W), less the frames cut."""
         x = self.mid_block(self.conv_in(z_BCTHW))
         for up_block in self.up_blocks:
             x = up_block(x, is_first)
-        x = self.conv_out(rms_norm(x, RESIDUAL_NORM_EPS, F.silu))
-        # A patch is laid out (channel, column, row): the column is the slower of the two.
-        patches = x.unflatten(1, (-1, self.patch_size, self.patch_size))
-        return patches.permute(0, 1, 4, 5, 3, 6, 2).flatten(5, 6).flatten(3, 4)
+        return self._pixels(x, cut_front, x.shape[2] - cut_back)
+
+    def _pixels(self, x_BCTHW: Tensor, first: int, last: int) -> Tensor:
+        """Frames `first` to before `last` as pictures, a few at a time.
+
+        All at once, what the last norm and convolution make would stand in memory beside the pictures made of it.
+        """
+        size, num_frames = self.patch_size, x_BCTHW.shape[2]
+        height, width = size * x_BCTHW.shape[3], size * x_BCTHW.shape[4]
+        num_colours = self.conv_out.conv.out_channels // size**2
+        pixels = x_BCTHW.new_empty(x_BCTHW.shape[0], num_colours, last - first, height, width)
+        # A compiled graph is for windows of any length, and fuses what is divided here.
+        num_pieces = 1 if torch.compiler.is_compiling() else math.ceil((last - first) / OUTPUT_FRAMES_AT_ONCE)
+        for piece in range(num_pieces):
+            start = first + (last - first) * piece // num_pieces
+            end = first + (last - first) * (piece + 1) // num_pieces
+            h = self.conv_out.pad(rms_norm(x_BCTHW[:, :, max(start - 1, 0) : end + 1], RESIDUAL_NORM_EPS, F.silu))
+            # Where there is a frame beside the piece, that one counts instead of a repeated one.
+            h = h[:, :, int(start > 0) : h.shape[2] - int(end < num_frames)]
+            # A patch is laid out (channel, column, row): the column is the slower of the two.
+            patches = self.conv_out.conv(h).unflatten(1, (-1, size, size))
+            squares = pixels[:, :, start - first : end - first].unflatten(4, (-1, size)).unflatten(3, (-1, size))
+            squares.copy_(patches.permute(0, 1, 4, 5, 3, 6, 2))
+        return pixels
 
 
 class TurboVAEDecoder(nn.Module):
-    """Decodes a clip as a stream of chunks, so that memory does not grow with its length."""
+    """Decodes a clip as a stream of chunks, so that memory does not grow with its length.
+
+    Attributes:
+        compiled: what runs instead of the network, for a clip's first window (True) and for later ones, see
+            `model.compilation`.
+    """
 
     def __init__(self, config: TurboVAEConfig) -> None:
         super().__init__()
+        self.compiled: Mapping[bool, Callable[[Tensor], Tensor]] | None = None
         self.config = config
         self.decoder = WindowDecoder(config)
         self.register_load_state_dict_post_hook(_use_channels_last)
@@ -284,21 +318,18 @@ class TurboVAEDecoder(nn.Module):
 
     @torch.no_grad()
     def _decode_window(self, z_1CTHW: Tensor, is_first: bool, cut_front: int, cut_back: int) -> Tensor:
-        pixels_3FYX = self.decoder(z_1CTHW, is_first)[0]
+        if self.compiled is None:
+            return self.decoder(z_1CTHW, is_first, cut_front, cut_back)[0]
+        pixels_3FYX = self.compiled[is_first](z_1CTHW.contiguous())[0]
         return pixels_3FYX[:, cut_front : pixels_3FYX.shape[1] - cut_back]
 
 
 def _use_channels_last(decoder: nn.Module, _incompatible_keys: object) -> None:
     """After loading, since assigned weights bring their layout along. Same numbers, half the time on the CPU."""
     for module in decoder.modules():
-        if isinstance(module, nn.Conv3d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
-
-
-def to_uint8(pixels_3FYX: Tensor) -> Tensor:
-    """(3, F, Y, X) in [-1, 1], any float dtype -> (F, Y, X, 3) uint8; clamped, and truncated as the release does."""
-    scaled = pixels_3FYX.float().mul(0.5).add_(0.5).clamp_(0, 1).mul_(255)
-    return scaled.to(torch.uint8).permute(1, 2, 3, 0).contiguous()
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            layout = torch.channels_last if isinstance(module, nn.Conv2d) else torch.channels_last_3d
+            module.weight.data = module.weight.data.contiguous(memory_format=layout)
 
 
 _NETWORK_PARTS = ("conv_in", "mid_block", "up_blocks", "conv_out")

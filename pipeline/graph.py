@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from actors.request import ClipRequest
 from actors.row import ClipRow, new_row
 from actors.stage import Stage
-from pipeline.plan import CONCURRENT_CALLS, Pool
+from pipeline.plan import Pool
 from pipeline.progress import StageBoard
 from pipeline.stage_actor import StageActor
 
@@ -66,7 +66,7 @@ def run_lane(
             actor_class,
             fn_constructor_kwargs={"stage_class": stage_class, "arguments": arguments, "board": board.handle},
             compute=ActorPoolStrategy(
-                size=pool.size, max_concurrent_calls_per_actor=CONCURRENT_CALLS, enable_true_multi_threading=True
+                size=pool.size, max_concurrent_calls_per_actor=pool.concurrent_calls, enable_true_multi_threading=True
             ),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus,

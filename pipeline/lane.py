@@ -15,7 +15,7 @@ from model.geometry import RESOLUTIONS
 from model.layout import Layout
 from pipeline.settings import Settings
 
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 """Raised whenever a change of this code changes pixels or sound, so that old clips are not taken for new ones."""
 
 _SAMPLE_BYTES = 65_536
@@ -148,6 +148,8 @@ def split_into_lanes(
             "numerics": NUMERICS_VERSION,
             "components": {name: component_hash(name) for name in components},
             "precision": settings.precision,
+            "compiler": settings.compiler,
+            "is_packed": settings.packed_tokens > 0,
             "threads": settings.threads_per_actor,
             "base": asdict(samplers.of_mode(lane.mode)),
             "sr": asdict(samplers.super_resolution) if lane.is_super_resolved else None,

@@ -126,7 +126,7 @@ class ProgressDisplay:
         """Say which lane runs now, and who knows what is in flight."""
         self.lane, self.pools, self.board = lane, tuple(pools), board
         if self._live is None:
-            sizes = ", ".join(f"{pool.stage} x{pool.size}" for pool in pools)
+            sizes = ", ".join(f"{pool.stage} x{pool.size}{_memory_each(pool)}" for pool in pools)
             self.console.print(f"lane {lane}: {sizes}", highlight=False, soft_wrap=True)
 
     def __enter__(self) -> ProgressDisplay:
@@ -153,6 +153,10 @@ class ProgressDisplay:
                 self._live.update(live_table(self.lane, self.pools, self.counts, stages), refresh=True)
 
 
+def _memory_each(pool: Pool) -> str:
+    return "" if pool.gpu_memory_gb is None else f" ({pool.gpu_memory_gb:g} GB of GPU memory each)"
+
+
 def plain_line(counts: RunCounts, stages: StageCounts) -> str:
     """One line for logs."""
     flying = ", ".join(f"{stage} {number}" for stage, number in stages.in_flight.items() if number > 0)
@@ -175,9 +179,11 @@ def live_table(lane: str, pools: Sequence[Pool], counts: RunCounts, stages: Stag
     )
     table = Table(title=f"lane {lane}", title_justify="left", box=None, pad_edge=False)
     table.add_column("stage")
-    for name in ("actors", "in flight", "passed", "failed"):
+    knows_memory = any(pool.gpu_memory_gb is not None for pool in pools)
+    for name in ("actors", "in flight", "passed", "failed", *(["GPU memory each"] if knows_memory else [])):
         table.add_column(name, justify="right")
     for pool in pools:
         numbers = (pool.size, stages.in_flight[pool.stage], stages.passed[pool.stage], stages.failed[pool.stage])
-        table.add_row(pool.stage, *(str(number) for number in numbers))
+        memory = "" if pool.gpu_memory_gb is None else f"{pool.gpu_memory_gb:g} GB"
+        table.add_row(pool.stage, *(str(number) for number in numbers), *([memory] if knows_memory else []))
     return Group(bar, totals, table)

@@ -20,25 +20,31 @@ from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.conditioning import Conditioning
 from actors.decoding import Decoding
 from actors.request import ClipRequest
-from actors.row import ClipRow, Failure, unpack
+from actors.row import ACTOR_START, ClipRow, Failure, unpack
 from actors.stage import Stage
 from actors.storage import join
 from actors.super_resolution import SuperResolution
 from actors.writing import Writing
 from model.capabilities import Capabilities, read_capabilities
 from model.checkpoint_files import CheckpointError
+from model.components import Contents
 from model.inspection import check_components
 from model.layout import Layout, find_layout
+from pipeline.gpu_memory import LaneMemory, known_gpu_memory_gb
 from pipeline.graph import run_lane
 from pipeline.lane import LaneWork, split_into_lanes
 from pipeline.ledger import DEAD_LETTER_NAME, Ledger
 from pipeline.manifest import ManifestRow, read_manifest
 from pipeline.offer import find_impossible
-from pipeline.plan import PlanError, Pool, plan_pools
+from pipeline.plan import GpuMemory, PlanError, Pool, plan_pools
 from pipeline.progress import ProgressDisplay, RunCounts, StageBoard
 from pipeline.settings import Settings
 
 _REPORTED_PACKAGES = ("magihuman-ray", "ray", "torch", "diffusers", "transformers", "av")
+
+
+class StartError(RuntimeError):
+    """The actors of a pool cannot start; the message is one line that says which and why."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,7 @@ class Run:
         self.ledger = Ledger(spec.output_url)
         self.rows: dict[str, ManifestRow] = {}
         self.capabilities = Capabilities()
+        self.contents: dict[str, Contents] = {}
         self.num_gpus = 0
         self.accelerator_type: str | None = None
         manifest = read_manifest(spec.manifest_url)
@@ -166,7 +173,9 @@ class Run:
         left = [replace(work, requests=tuple(r for r in work.requests if self._is_todo(r.id, work))) for work in works]
         left = [work for work in left if work.requests]
         with self._naming_the_checkpoint():
-            check_components(files, tuple(dict.fromkeys(name for work in left for name in work.components)))
+            self.contents = check_components(
+                files, tuple(dict.fromkeys(name for work in left for name in work.components))
+            )
         return left
 
     @contextmanager
@@ -210,14 +219,27 @@ class Run:
         """Choose the pools of every lane.
 
         Raises:
-            PlanError: if they do not fit the cluster.
+            PlanError: if they do not fit the cluster, or the memory of its GPUs.
         """
         self.num_gpus, self.accelerator_type = _gpus(self.spec.settings)
         for work in works:
-            self.result.pools[str(work.lane)] = plan_pools(work.lane, self.spec.settings, self.num_gpus)
+            memory = self._gpu_memory(work) if self.num_gpus else None
+            self.result.pools[str(work.lane)] = plan_pools(work.lane, self.spec.settings, self.num_gpus, memory)
+
+    def _gpu_memory(self, work: LaneWork) -> GpuMemory:
+        settings = self.spec.settings
+        is_compiled = settings.compute(num_gpus=1).compiler != "none"
+        lane = LaneMemory(
+            work, self.contents, self.capabilities, settings.precision, is_compiled, settings.packed_tokens
+        )
+        return GpuMemory(lane.actors_gb(), known_gpu_memory_gb(settings.gpu_memory_gb, self.accelerator_type))
 
     def execute(self, works: Sequence[LaneWork]) -> None:
-        """Make the clips of planned lanes, one lane after the other; `result` is true at any moment."""
+        """Make the clips of planned lanes, one lane after the other; `result` is true at any moment.
+
+        Raises:
+            StartError: if the actors of a pool cannot start.
+        """
         if not works:
             return
         self.result.counts.started = time.monotonic()
@@ -230,7 +252,10 @@ class Run:
 
     def _receive(self, row: ClipRow) -> None:
         if row["failure"] is not None:
-            self._dead_letter(self.rows[row["id"]], Failure.from_json(row["failure"]))
+            failure = Failure.from_json(row["failure"])
+            if failure.field == ACTOR_START:
+                raise StartError(f"{failure.stage} cannot start: {failure.reason}")
+            self._dead_letter(self.rows[row["id"]], failure)
             return
         self.result.records[row["id"]] = json.loads(unpack(row["payload"])["record"].numpy().tobytes())
         self.result.counts.num_done += 1
@@ -262,7 +287,14 @@ class Run:
                     "reads_audio": work.reads_audio,
                 },
             ),
-            "base_generation": (BaseGeneration, {"source": source, "sampling": work.samplers.of_mode(lane.mode)}),
+            "base_generation": (
+                BaseGeneration,
+                {
+                    "source": source,
+                    "sampling": work.samplers.of_mode(lane.mode),
+                    "packed_tokens": settings.packed_tokens,
+                },
+            ),
             "super_resolution": (
                 SuperResolution,
                 {"source": source, "resolution": lane.resolution, "sampling": work.samplers.super_resolution},

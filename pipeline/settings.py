@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from actors.muxing import VideoEncoding
+from actors.compile_cache import SharedCompileCache
 from actors.stage import Compute
 from actors.storage import read_bytes
+from actors.video_encoding import VideoEncoding
 from model.capabilities import Samplers
+from model.compilation import Compiler
 from model.sampling import (
     MAX_GUIDANCE,
     MAX_SHIFT,
@@ -118,16 +120,37 @@ def _changed(sampler: Sampler, **values: Any) -> Sampler:
     return replace(sampler, **{name: value for name, value in values.items() if value is not None})
 
 
+_NVENC_DEFAULTS = {"preset": "p4", "threads": 1}
+X264Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"]
+NvencPreset = Literal["p1", "p2", "p3", "p4", "p5", "p6", "p7"]
+
+
 class EncodingSettings(_Section):
     """How MP4s are encoded."""
 
+    codec: Literal["libx264", "h264_nvenc"] = "libx264"
+    """Never chosen by what a machine has: a row gives the same clip everywhere."""
     crf: Annotated[int, Field(ge=0, le=51)] = 18
-    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
+    preset: X264Preset | NvencPreset = "veryfast"
+    """`p4` where the codec is h264_nvenc."""
+    threads: Annotated[int, Field(ge=1, le=64)] = 4
+    """Frames that x264 works on at once; the output depends on it. 1 where the codec is h264_nvenc."""
     audio_bitrate_bps: Annotated[int, Field(ge=32_000, le=512_000)] = 192_000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_codecs_defaults(cls, values: Any) -> Any:
+        is_nvenc = isinstance(values, dict) and values.get("codec") == "h264_nvenc"
+        return {**_NVENC_DEFAULTS, **values} if is_nvenc else values
+
+    @model_validator(mode="after")
+    def _require_that_they_go_together(self) -> Self:
+        self.video_encoding()
+        return self
 
     def video_encoding(self) -> VideoEncoding:
         """As the muxer takes it."""
-        return VideoEncoding(crf=self.crf, preset=self.preset, audio_bitrate_bps=self.audio_bitrate_bps)
+        return VideoEncoding(**self.model_dump())
 
 
 class PoolSettings(_Section):
@@ -154,13 +177,23 @@ class Settings(_Section):
     mode: Literal["base", "distill"] = "distill"
     """`distill`: few steps (the release: 8) without guidance. `base`: many (32) with guidance."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp32", "fp8"] = "bf16"
+    """`fp8`: the products of the Transformers' layers take 8-bit floats, all else is as with bf16."""
+    compiler: Literal["auto", "none", "torch", "magi_compiler"] = "auto"
+    """Of the networks; `auto`: torch on GPUs, none on CPUs, where a C++ compiler and a minute would be needed."""
+    compile_cache: str | None = None
+    """URL where compiled graphs are shared between nodes; each node keeps its own in `cache_dir` besides."""
     threads_per_actor: Annotated[int, Field(ge=1)] = 1
     """CPU threads of an actor; on a CPU results depend on it in the last bits, so it is part of the fingerprint."""
     num_gpus: Annotated[int, Field(ge=0)] | None = None
     """GPUs the run may use; by default those the cluster has now. Name it where GPUs are autoscaled."""
     accelerator_type: str | None = None
     """GPU type actors are pinned to, as Ray names it; by default H100 where there are some."""
+    gpu_memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Memory of one GPU in 10^9 bytes; by default what the GPU type has, where that is pinned and known."""
+    packed_tokens: Annotated[int, Field(ge=0, le=200_000)] = 0
+    """Base generation denoises clips that wait together, up to so many tokens; 0: each alone. Worth it for short clips;
+    a clip's last bits then depend on its company."""
     cache_dir: str = "~/.cache/magihuman-ray"
     """Folder on every node for copies of a remote checkpoint."""
     sampling: SamplingSettings = SamplingSettings()
@@ -170,7 +203,14 @@ class Settings(_Section):
     def compute(self, num_gpus: float = 0) -> Compute:
         """What an actor with this many GPUs runs on."""
         device = "cuda" if num_gpus and self.device != "cpu" else "cpu"  # never a GPU held and not used
-        return Compute(device=device, precision=self.precision, num_threads=self.threads_per_actor)
+        chosen: Compiler = "torch" if device == "cuda" else "none"
+        return Compute(
+            device=device,
+            precision=self.precision,
+            num_threads=self.threads_per_actor,
+            compiler=chosen if self.compiler == "auto" else self.compiler,
+            compile_cache=SharedCompileCache(f"{self.cache_dir.rstrip('/')}/compiled", self.compile_cache),
+        )
 
 
 def load_settings(url: str | None, overrides: Sequence[str] = ()) -> Settings:

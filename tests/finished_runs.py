@@ -12,6 +12,7 @@ from actors.small_world.clips import SmallWorldClip
 from actors.stage import Compute
 from actors.writing import Writing
 from model.geometry import FRAMES_PER_SECOND, MODEL_SAMPLE_RATE_HZ, OUTPUT_SAMPLE_RATE_HZ
+from tests.pictures import as_planes
 
 
 def mux(frames_FYX3: np.ndarray, waveform_S: np.ndarray) -> tuple[bytes, bytes]:
@@ -22,7 +23,7 @@ def mux(frames_FYX3: np.ndarray, waveform_S: np.ndarray) -> tuple[bytes, bytes]:
     sound_S = np.pad(sound_S, (0, num_samples - len(sound_S)))
     with ClipMuxer(width, height) as muxer:
         muxer.write_audio(np.stack([sound_S, sound_S]))
-        muxer.write_frames(frames_FYX3)
+        muxer.write_frames(as_planes(frames_FYX3))
         return muxer.finish(), muxer.poster
 
 

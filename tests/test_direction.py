@@ -1,4 +1,4 @@
-"""Four packages, one direction: jobs -> pipeline -> actors -> model. Benchmarks for GPUs need the model alone."""
+"""Four packages, one direction: jobs -> pipeline -> actors -> model. Benchmarks need no Ray."""
 
 import ast
 import tomllib
@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "model": {"model"},
-    "benchmarks": {"benchmarks", "model"},
+    "benchmarks": {"benchmarks", "actors", "model"},
     "actors": {"actors", "model"},
     "pipeline": {"pipeline", "actors", "model"},
     "jobs": {"jobs", "pipeline", "actors", "model"},
@@ -42,9 +42,13 @@ def test_imports_point_one_way(path):
     assert not names & FORBIDDEN_LIBRARIES[package]
 
 
+SETS_THE_ENVIRONMENT = Path("model/graph_cache.py")
+"""For the time of compiling: PyTorch's compiler takes its folder from there alone."""
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_environment_is_read_in_jobs_only(path):
-    if path.relative_to(ROOT).parts[0] != "jobs":
+    if path.relative_to(ROOT).parts[0] != "jobs" and path.relative_to(ROOT) != SETS_THE_ENVIRONMENT:
         assert not any(word in path.read_text() for word in ("os.environ", "getenv", "import environ"))
 
 

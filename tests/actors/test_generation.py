@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import wave
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,13 +13,14 @@ from PIL import Image
 
 from actors.base_generation import BaseGeneration
 from actors.checkpoint_source import CheckpointSource
+from actors.compile_cache import SharedCompileCache
 from actors.conditioning import Conditioning
 from actors.decoding import Decoding
 from actors.media import probe
-from actors.muxing import VideoEncoding
 from actors.row import Failure, new_row, unpack
 from actors.stage import Compute
 from actors.super_resolution import SuperResolution
+from actors.video_encoding import VideoEncoding
 from model.capabilities import Capabilities
 from model.checkpoint_writer import write_capabilities
 from model.sampling import DistilledSampling, SuperResolutionSampling
@@ -285,3 +287,49 @@ def test_a_picture_with_an_orientation_tag_is_turned(conditioning, tmp_path):
         for name in ("upright.png", "tagged.png")
     )
     assert torch.equal(upright, tagged)
+
+
+def video_of(row):
+    assert row["failure"] is None, row["failure"]
+    return unpack(row["payload"])["video"]
+
+
+def test_clips_that_wait_are_denoised_together_and_come_out_as_alone(source, conditioning):
+    alone = BaseGeneration(Compute(precision="fp32"), source, DistilledSampling(num_steps=2))
+    packing = BaseGeneration(Compute(precision="fp32"), source, DistilledSampling(num_steps=2), packed_tokens=2000)
+    rows = [conditioning(fresh(id=name, seconds=seconds)) for name, seconds in (("a", 1), ("b", 0.2), ("c", 0.5))]
+    sizes = []
+    packing.transformer.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    packing.denoise._computing.acquire()  # until all three wait
+    with ThreadPoolExecutor(3) as pool:
+        results = [pool.submit(packing, row) for row in rows]
+        while len(packing.denoise._waiting) < 3:
+            time.sleep(0.01)
+        packing.denoise._computing.release()
+        together = [video_of(result.result()) for result in results]
+    assert sizes == [sum(video.shape[2] for video in together) * 8 * 14] * 2
+    for video, row in zip(together, rows, strict=True):
+        torch.testing.assert_close(video, video_of(alone(row)), rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_actors_make_the_same_clip(source, conditioning, tmp_path):
+    plain = BaseGeneration(Compute(precision="fp32"), source, DistilledSampling(num_steps=2))
+    compute = Compute(precision="fp32", compiler="torch", compile_cache=SharedCompileCache(str(tmp_path)))
+    compiled = BaseGeneration(compute, source, DistilledSampling(num_steps=2))
+    assert compiled.transformer.compiled is not None
+    for seconds in (0.2, 1):
+        row = conditioning(fresh(seconds=seconds))
+        with ThreadPoolExecutor(1) as pool:  # as Ray calls, from other threads than the one that loaded
+            ours, expected = video_of(pool.submit(compiled, row).result()), video_of(plain(row))
+        assert not torch.equal(ours, expected)
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_8_bit_floats_make_a_clip_that_is_alike(source, conditioning):
+    row = conditioning(fresh())
+    clips = [
+        video_of(BaseGeneration(Compute(precision=precision), source, DistilledSampling(num_steps=2))(row))
+        for precision in ("fp32", "bf16", "fp8")
+    ]
+    errors = [((clip - clips[0]).norm() / clips[0].norm()).item() for clip in clips[1:]]
+    assert 1e-4 < errors[0] < errors[1] < 0.5

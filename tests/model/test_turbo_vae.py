@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.parity.report import BF16_FLOOR, FP32_LIMIT, relative_error
-from model.turbo_vae import ResidualBlock, TurboVAEConfig, TurboVAEDecoder, to_uint8, turbo_vae_names
+from model.turbo_vae import ResidualBlock, TurboVAEConfig, TurboVAEDecoder, turbo_vae_names
 from tests.tiny_autoencoders import tiny_turbo_vae
 
 
@@ -85,17 +85,6 @@ def test_only_one_chunk_is_alive(decoder, recorded):
     assert next(chunks, None) is None
 
 
-def test_to_uint8_clamps_and_truncates():
-    pixels = (
-        torch.tensor([-3.0, -1.0, -0.5, 0.0, 1 - 2 / 255 - 1e-3, 0.999, 1.0, 3.0]).view(1, 1, 2, 4).expand(3, 1, 2, 4)
-    )
-    frames = to_uint8(pixels)
-    assert frames.shape == (1, 2, 4, 3)
-    assert frames.dtype == torch.uint8
-    assert frames[0, :, :, 0].flatten().tolist() == [0, 0, 63, 127, 253, 254, 255, 255]
-    assert pixels[0, 0, 0, 0] == -3.0
-
-
 @pytest.mark.parametrize("written_as", ["decoder.{}", "module.decoder.{}", "{}", "module.{}"])
 def test_names_of_a_checkpoint_may_be_prefixed_or_bare(golden, written_as):
     names = list(golden("turbo_vae_weights.safetensors"))
@@ -143,7 +132,15 @@ def test_tiny_decoder_makes_visible_noise():
     assert all(torch.equal(weights[name], again[name]) for name in weights)
     model.load_state_dict(weights, strict=True)
     latent = torch.randn(1, 48, 8, 4, 4, generator=torch.Generator().manual_seed(1))
-    frames = torch.cat([to_uint8(chunk) for chunk in model.decode_chunks(latent)])
-    assert frames.shape == (29, 64, 64, 3)
-    assert 20 < frames.float().std() < 70
-    assert ((frames == 0) | (frames == 255)).float().mean() < 0.05
+    pixels_3FYX = torch.cat(list(model.decode_chunks(latent)), dim=1)
+    assert pixels_3FYX.shape == (3, 29, 64, 64)
+    assert 0.15 < pixels_3FYX.std() < 0.55
+    assert (pixels_3FYX.abs() >= 1).float().mean() < 0.05
+
+
+def test_pixels_are_the_same_however_many_frames_the_last_convolution_makes_at_once(decoder, recorded, monkeypatch):
+    at_once = torch.cat(list(decoder.decode_chunks(recorded["T9.latent"])), dim=1)
+    for num_frames in (1, 3, 100):
+        monkeypatch.setattr("model.turbo_vae.OUTPUT_FRAMES_AT_ONCE", num_frames)
+        pixels_3FYX = torch.cat(list(decoder.decode_chunks(recorded["T9.latent"])), dim=1)
+        torch.testing.assert_close(pixels_3FYX, at_once)

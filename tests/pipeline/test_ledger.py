@@ -119,9 +119,8 @@ ENCODING = {
     "audio_bitrate_bps": 192000,
     "codec": "libx264",
     "crf": 18,
-    "pixel_format": "yuv420p",
     "preset": "veryfast",
-    "threads": 1,
+    "threads": 4,
 }
 GUIDED = {
     "num_steps": 32,
@@ -185,8 +184,16 @@ def test_a_lane_fingerprint_follows_weights_and_settings(checkpoint):
     plain = lane_hash(checkpoint)
     assert lane_hash(checkpoint) == plain
     assert lane_hash(checkpoint, ["pools.decoding.size=4", "cache_dir=/x", "sampling.sr_steps=9"]) == plain
-    for override in ("sampling.distill_steps=4", "precision=fp32", "encoding.crf=30", "mode=base"):
+    for override in (
+        "sampling.distill_steps=4",
+        "precision=fp32",
+        "encoding.crf=30",
+        "encoding.threads=2",
+        "mode=base",
+    ):
         assert lane_hash(checkpoint, [override]) != plain, override
+    nvenc = lane_hash(checkpoint, ["encoding.codec=h264_nvenc"])
+    assert nvenc not in (plain, lane_hash(checkpoint, ["encoding.codec=h264_nvenc", "encoding.preset=p5"]))
     (checkpoint / "distill/README.md").write_text("words change nothing")
     assert lane_hash(checkpoint) == plain
     path = checkpoint / "distill/model.safetensors"

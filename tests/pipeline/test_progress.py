@@ -60,3 +60,15 @@ def test_without_a_terminal_the_display_prints_lines(monkeypatch, counts):
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "lane distill/256p: decoding x2"
     assert lines[1].startswith("11/20 done, 1 failed, in flight: base_generation 2")
+
+
+def test_memory_that_actors_need_of_a_gpu_is_shown(counts):
+    console = Console(file=io.StringIO(), width=200)
+    pools = [Pool("conditioning", 1, 1, 1, 20.1), Pool("writing", 2, 1, 0)]
+    ProgressDisplay(console, counts).begin_lane("distill/256p", pools, None)
+    assert console.file.getvalue() == ("lane distill/256p: conditioning x1 (20.1 GB of GPU memory each), writing x2\n")
+    console.print(live_table("distill/256p", pools, counts, STAGES))
+    rows = console.file.getvalue().splitlines()
+    assert rows[-3].split()[-3:] == ["GPU", "memory", "each"]
+    assert rows[-2].split() == ["conditioning", "1", "0", "9", "0", "20.1", "GB"]
+    assert rows[-1].split() == ["writing", "2", "0", "0", "0"]

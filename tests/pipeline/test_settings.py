@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from actors.video_encoding import VideoEncoding
 from model.capabilities import Samplers
 from model.sampling import DistilledSampling, GuidedSampling, SuperResolutionSampling
 from pipeline.settings import SettingsError, load_settings
@@ -91,12 +92,25 @@ def test_overrides_win_over_the_file(tmp_path):
         ("sampling.steps=4", r"setting sampling\.steps is unknown"),
         ("mode", r"override 'mode': must look like name=value"),
         ("mode.x.y=1", r"setting mode="),
+        ("encoding.codec=av1", r"setting encoding\.codec='av1': .*'libx264' or 'h264_nvenc'"),
+        ("encoding.threads=0", r"setting encoding\.threads=0: .*greater than or equal to 1"),
+        ("encoding.preset=p4", r"setting encoding=.*preset 'p4' is not allowed with libx264: one of ultrafast"),
     ],
 )
 def test_a_bad_setting_is_one_clear_line(override, message):
     with pytest.raises(SettingsError, match=message) as caught:
         load_settings(None, [override])
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_codec_has_of_its_own_follows_the_codec():
+    assert load_settings(None).encoding.video_encoding() == VideoEncoding()
+    nvenc = load_settings(None, ["encoding.codec=h264_nvenc"]).encoding
+    assert (nvenc.preset, nvenc.threads, nvenc.crf) == ("p4", 1, 18)
+    assert load_settings(None, ["encoding.codec=h264_nvenc", "encoding.preset=p7"]).encoding.preset == "p7"
+    for override, message in (("preset=fast", "preset 'fast'"), ("threads=4", "threads 4"), ("crf=0", "crf 0")):
+        with pytest.raises(SettingsError, match=f"{message} is not allowed with h264_nvenc"):
+            load_settings(None, ["encoding.codec=h264_nvenc", f"encoding.{override}"])
 
 
 def test_guidance_of_super_resolution_needs_a_negative_prompt():

@@ -1,0 +1,73 @@
+"""Clips that wait for the same network, put through it together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Clip = TypeVar("Clip")
+Result = TypeVar("Result")
+
+
+@dataclass
+class _Waiting(Generic[Clip, Result]):
+    clip: Clip
+    num_tokens: int
+    result: Future[Result] = field(default_factory=Future)
+
+
+class ClipPacker(Generic[Clip, Result]):
+    """Runs one batch at a time; whoever's turn it is takes those along that came meanwhile, in their order.
+
+    Args:
+        run: computes a batch, one result per clip.
+        max_tokens: of a batch of several clips; 0 runs every clip alone.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Clip]], Sequence[Result]], max_tokens: int):
+        self._run, self._max_tokens = run, max_tokens
+        self._computing, self._changing = threading.Lock(), threading.Lock()
+        self._waiting: list[_Waiting[Clip, Result]] = []
+
+    def __call__(self, clip: Clip, num_tokens: int) -> Result:
+        """Compute one clip, possibly with others; may be called from several threads at once.
+
+        Args:
+            clip: what `run` takes.
+            num_tokens: its share of a batch.
+
+        Raises:
+            Exception: what `run` raised for this clip alone.
+        """
+        own: _Waiting[Clip, Result] = _Waiting(clip, num_tokens)
+        with self._changing:
+            self._waiting.append(own)
+        with self._computing:
+            while not own.result.done():
+                self._compute(self._next_batch())
+        return own.result.result()
+
+    def _next_batch(self) -> list[_Waiting[Clip, Result]]:
+        with self._changing:
+            batch = [self._waiting.pop(0)]
+            num_tokens = batch[0].num_tokens
+            while self._waiting and num_tokens + self._waiting[0].num_tokens <= self._max_tokens:
+                batch.append(self._waiting.pop(0))
+                num_tokens += batch[-1].num_tokens
+            return batch
+
+    def _compute(self, batch: list[_Waiting[Clip, Result]]) -> None:
+        try:
+            results = self._run([waiting.clip for waiting in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].result.set_exception(error)
+                return
+            for waiting in batch:  # the fault is one clip's, or that of all of them together
+                self._compute([waiting])
+            return
+        for waiting, result in zip(batch, results, strict=True):
+            waiting.result.set_result(result)
