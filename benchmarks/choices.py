@@ -88,7 +88,6 @@ class Choices:
         self._starts()
 
     def _compare(self, group: str, ways: Ways) -> None:
-        """Print how many times as long as the first way each takes."""
         first: Tensor | None = None
         for name, run in ways.items():
             try:
@@ -99,7 +98,11 @@ class Choices:
             first = result if first is None else first
             if relative_error(result, first) > _TOLERANCE[self.dtype]:
                 raise RuntimeError(f"{group}: {name} gives other numbers than the first way")
-            self.report.add(group, name, measure(run, self.device, 7))
+            self._add(group, name, measure(run, self.device, 7))
+
+    def _add(self, group: str, name: str, timing: Timing) -> None:
+        first_s = next((row["seconds"] for row in self.report.rows if row["stage"] == group), timing.seconds)
+        self.report.add(group, name, timing, times_the_first=timing.seconds / first_s)
 
     def _transformer(self) -> Transformer:
         attention = choose_attention(self.device, self.dtype)
@@ -237,7 +240,7 @@ class Choices:
         for name, seconds in zip(
             ("second process", "first process"), reversed(measure_starts(self.device.type)), strict=True
         ):
-            self.report.add("start", name, Timing(seconds, 1.0, None))
+            self._add("start", name, Timing(seconds, 1.0, None))
 
 
 class _OfOneClip(AttentionBackend):

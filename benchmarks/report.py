@@ -28,7 +28,8 @@ class Report:
         row |= {"spread": timing.spread, "peak_gb": timing.peak_gb, **more}
         row = {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in row.items()}
         self.rows.append(row)
-        figures = ", ".join(f"{name} {value}" for name, value in row.items() if name not in ("stage", "way"))
+        shown = {name: value for name, value in row.items() if value is not None and name not in ("stage", "way")}
+        figures = ", ".join(f"{name} {value}" for name, value in shown.items())
         print(f"{stage:24} {way:14} {figures}", flush=True)
 
     def skip(self, stage: str, way: str, reason: str) -> None:

@@ -1,7 +1,7 @@
 """`python -m benchmarks.start`: how long an actor's process needs before its first clip, alone and after another one.
 
 A whole process each: Python, PyTorch, random weights, and the Transformer's graph, compiled by the first and found by
-the second.
+the second. On a CPU the Transformer is narrow, and as deep as the release: compiling goes by the number of layers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -51,10 +52,14 @@ def measure_starts(device: str) -> tuple[float, float]:
 
 
 def _start(device: torch.device, graphs: Path) -> None:
-    scale, dtype = (RELEASE, torch.bfloat16) if device.type == "cuda" else (SMALL, torch.float32)
+    config, dtype = RELEASE.full, torch.bfloat16
+    if device.type == "cpu":
+        deep = {name: getattr(config, name) for name in ("num_layers", "expert_layers", "gelu_layers")}
+        config, dtype = replace(SMALL.full, hidden_size=256, **deep), torch.float32
     form, attention = choose_format(device, is_fp8=False), choose_attention(device, dtype)
-    model = random_transformer(scale.full, dtype, device, form, attention)
-    compile_transformer(model, scale.layout("256p"), "torch", LocalCompileCache(graphs))
+    model = random_transformer(config, dtype, device, form, attention)
+    example = (RELEASE if device.type == "cuda" else SMALL).layout("256p")
+    compile_transformer(model, example, "torch", LocalCompileCache(graphs))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ def test_every_setting_and_exit_status_is_documented():
         "docs/settings.md",
         "docs/cluster.md",
         "docs/parity.md",
+        "docs/performance.md",
         "docs/checkpoints.md",
         "docs/small_world.md",
         "docs/evaluation.md",

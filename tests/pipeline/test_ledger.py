@@ -156,9 +156,11 @@ def test_the_releases_lanes_are_hashed_from_these_facts(checkpoint, overrides, r
     mode = "base" if overrides else "distill"
     names = [mode, *(["sr_540p"] if sr else []), "text_encoder", "turbo_vae", "audio_vae"]
     facts = {
-        "numerics": 2,
+        "numerics": 3,
         "components": {name: component_fingerprint(files, find_layout(files), name) for name in names},
         "precision": "bf16",
+        "compiler": "auto",
+        "is_packed": False,
         "threads": 1,
         "base": base,
         "sr": sr,
