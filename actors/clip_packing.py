@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+_POLL_S = 0.02
 
 Clip = TypeVar("Clip")
 Result = TypeVar("Result")
@@ -45,9 +48,14 @@ class ClipPacker(Generic[Clip, Result]):
         own: _Waiting[Clip, Result] = _Waiting(clip, num_tokens)
         with self._changing:
             self._waiting.append(own)
-        with self._computing:
-            while not own.result.done():
-                self._compute(self._next_batch())
+        while not own.result.done():  # not a plain wait for the lock: others may take it again and again
+            if not self._computing.acquire(timeout=_POLL_S):
+                continue
+            try:
+                if not own.result.done():
+                    self._compute(self._next_batch())
+            finally:
+                self._computing.release()
         return own.result.result()
 
     def _next_batch(self) -> list[_Waiting[Clip, Result]]:
@@ -60,14 +68,20 @@ class ClipPacker(Generic[Clip, Result]):
             return batch
 
     def _compute(self, batch: list[_Waiting[Clip, Result]]) -> None:
+        failure: BaseException | None = None
         try:
-            results = self._run([waiting.clip for waiting in batch])
-        except Exception as error:
-            if len(batch) == 1:
-                batch[0].result.set_exception(error)
-                return
+            results = list(self._run([waiting.clip for waiting in batch]))
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results came of {len(batch)} clips")
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # else what it computed so far stays in memory
+            failure = error
+        if failure is None:
+            for waiting, result in zip(batch, results, strict=True):
+                waiting.result.set_result(result)
+        elif isinstance(failure, Exception) and len(batch) > 1:
             for waiting in batch:  # the fault is one clip's, or that of all of them together
                 self._compute([waiting])
-            return
-        for waiting, result in zip(batch, results, strict=True):
-            waiting.result.set_result(result)
+        else:
+            for waiting in batch:
+                waiting.result.set_exception(failure)

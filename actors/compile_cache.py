@@ -6,6 +6,7 @@ import io
 import logging
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from actors.storage import PARTIAL_SUFFIX, StorageError, join, list_names, read_bytes, write_atomically
-from model.graph_cache import GRAPH_NAME
+from model.graph_cache import GRAPH_NAME, NoCompileCache
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +43,26 @@ class SharedCompileCache:
             StorageError: if the store refuses or is out of reach when the graph is looked for.
         """
         root = Path(self.folder).expanduser()
-        root.mkdir(parents=True, exist_ok=True)
         graph = root / key / GRAPH_NAME
-        with FileLock(root / f"{key}.lock"):
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(root / f"{key}.lock")
+            lock.acquire()
+        except OSError as error:
+            logger.warning("compiled graphs are not kept: %s", error)
+            with NoCompileCache().slot(key) as folder:
+                yield folder
+            return
+        try:
             if not graph.exists() and self.url is not None:
                 self._download(key, root)
-            was_there = graph.exists()
+            before = _version(graph)
             graph.parent.mkdir(exist_ok=True)
             yield graph.parent
-            if not was_there and graph.exists() and self.url is not None:
+            if _version(graph) not in (None, before) and self.url is not None:
                 self._upload(key, graph.parent)
+        finally:
+            lock.release()
 
     def _download(self, key: str, root: Path) -> None:
         assert self.url is not None
@@ -61,8 +72,13 @@ class SharedCompileCache:
         partial = root / f"{key}{PARTIAL_SUFFIX}"
         for left in (partial, root / key):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-        with zipfile.ZipFile(io.BytesIO(read_bytes(join(self.url, name)))) as archive:
-            archive.extractall(partial)
+        try:
+            with zipfile.ZipFile(io.BytesIO(read_bytes(join(self.url, name)))) as archive:
+                archive.extractall(partial)
+        except (zipfile.BadZipFile, zlib.error) as error:
+            logger.warning("compiling anew: %s is damaged: %s", join(self.url, name), error)
+            shutil.rmtree(partial, ignore_errors=True)
+            return
         partial.rename(root / key)
 
     def _upload(self, key: str, folder: Path) -> None:
@@ -76,3 +92,8 @@ class SharedCompileCache:
             write_atomically(join(self.url, f"{key}.zip"), buffer.getvalue())
         except StorageError as error:  # this actor can work all the same
             logger.warning("the compiled graph stays on this node: %s", error)
+
+
+def _version(graph: Path) -> tuple[int, int] | None:
+    """Tells whether a file was replaced; None where there is none."""
+    return (graph.stat().st_ino, graph.stat().st_mtime_ns) if graph.exists() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,7 @@ class Decoding(Stage):
         compute: where it runs.
         source: the checkpoint.
         encoding: how the MP4 is encoded.
+        resolution: label of the clips' pixel size; networks are compiled for the largest that has it.
 
     Raises:
         ValueError: this machine lacks the encoder.
@@ -36,7 +38,7 @@ class Decoding(Stage):
 
     name = "decoding"
 
-    def __init__(self, compute: Compute, source: CheckpointSource, encoding: VideoEncoding):
+    def __init__(self, compute: Compute, source: CheckpointSource, encoding: VideoEncoding, resolution: str):
         super().__init__(compute)
         encoding.require_encoder()
         self.encoding = encoding
@@ -44,8 +46,9 @@ class Decoding(Stage):
         self.capabilities = checkpoint.capabilities
         self.video_decoder = checkpoint.video_decoder(compute.dtype, self.device)
         if self.device.type == "cuda" and isinstance(self.video_decoder, TurboVAEDecoder):
-            usual = latent_size(*next(iter(self.capabilities.pixel_sizes.values())))
-            compile_video_decoder(self.video_decoder, usual, compute.compiler, compute.compile_cache)
+            sizes = [size for (label, _), size in self.capabilities.pixel_sizes.items() if label == resolution]
+            largest = latent_size(*max(sizes, key=math.prod))
+            compile_video_decoder(self.video_decoder, largest, compute.compiler, compute.compile_cache)
         self.audio_decoder = checkpoint.audio_decoder(self.device)
         self.stream = FrameStream(self.device, self._computing)
 

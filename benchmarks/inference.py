@@ -43,16 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         stages = Stages(device, scale, LocalCompileCache(options.graphs or folder), options.limit_s)
         print(f"rates: {stages.rates}", flush=True)
-        if options.baseline:
-            stages.measure_baseline()
-        stages.measure_fast()
-    about = {"machine": describe_machine(), "scale": scale.name, "rates": stages.rates.describe()}
-    for path, report in ((options.output, stages.fast), (options.baseline, stages.baseline)):
-        if path:
-            content = {**about, "results": report.rows, "skipped": report.skipped}
-            path.write_text(json.dumps(content, indent=1) + "\n")
+        try:
+            if options.baseline:
+                stages.measure_baseline()
+                _write(options.baseline, stages, stages.baseline)
+            stages.measure_fast()
+        finally:
+            for path, report in ((options.output, stages.fast), (options.baseline, stages.baseline)):
+                _write(path, stages, report)
     _print_ratios(stages.baseline, stages.fast)
     return 0
+
+
+def _write(path: Path | None, stages: Stages, report: Report) -> None:
+    if path:
+        about = {"machine": describe_machine(), "scale": stages.scale.name, "rates": stages.rates.describe()}
+        path.write_text(json.dumps({**about, "results": report.rows, "skipped": report.skipped}, indent=1) + "\n")
 
 
 def _print_ratios(baseline: Report, fast: Report) -> None:

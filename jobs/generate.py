@@ -133,14 +133,11 @@ def _run_and_report(run: Run, works: Sequence[LaneWork], console: Console) -> in
     except KeyboardInterrupt:
         interrupted = True
     except StartError as error:
-        write_books(run)
         print(f"error: {error}", file=sys.stderr)
+        _try_to_write_books(run)
         return EXIT_BROKEN
     except Exception:
-        try:
-            write_books(run)
-        except Exception:  # told of, but the first error stays the one that ends the process
-            logger.exception("results.parquet, dead_letter.jsonl, run.json and index.html could not be written")
+        _try_to_write_books(run)
         raise
     finally:
         ray.shutdown()
@@ -150,6 +147,13 @@ def _run_and_report(run: Run, works: Sequence[LaneWork], console: Console) -> in
         return EXIT_INTERRUPTED
     print_summary(console, run, gallery_url)
     return EXIT_DEAD_LETTERS if run.result.dead_letters else EXIT_DONE
+
+
+def _try_to_write_books(run: Run) -> None:
+    try:
+        write_books(run)
+    except Exception:  # told of, but the first error stays the one that ends the process
+        logger.exception("results.parquet, dead_letter.jsonl, run.json and index.html could not be written")
 
 
 if __name__ == "__main__":

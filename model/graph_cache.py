@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -99,6 +100,8 @@ def load_or_compile(
                     compiled = torch.compiler.load_compiled_function(file, f_globals=function.__globals__)
                 compiled(*example)
                 return compiled
+            except (torch.OutOfMemoryError, torch.AcceleratorError):
+                raise  # the graph is not at fault
             except Exception as error:  # cut off, or of a torch that keeps graphs in another way
                 logger.warning("compiling anew: graph %s does not load: %s", key, _one_line(error))
                 shutil.rmtree(folder)
@@ -106,12 +109,17 @@ def load_or_compile(
         try:
             compiled = _compile(function, example, open_dims)
             compiled(*example)  # kernels come into being when they are first run
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
         except Exception as error:
             reason = f"{_one_line(error)}; compiler: none does without, more slowly"
             raise CompileError(f"torch.compile failed: {reason}") from error
-        partial = path.with_suffix(".partial")
-        compiled.save_compiled_function(str(partial))
-        os.replace(partial, path)
+        try:
+            partial = path.with_name(f"{GRAPH_NAME}.{uuid.uuid4().hex}")
+            compiled.save_compiled_function(str(partial))
+            os.replace(partial, path)
+        except OSError as error:  # it runs all the same
+            logger.warning("the compiled graph is not kept: %s", error)
         return compiled
 
 

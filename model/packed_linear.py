@@ -103,17 +103,17 @@ class PackedExpertLinear(nn.Module):
 
     def _fp8(self, x_NC: Tensor, counts: TokenCounts) -> Tensor:
         assert self.scale_EF is not None
+        # Each expert's tokens apart: of a scale for all of them a slice might begin where no fast product can read it.
+        parts = x_NC.split(counts) if self.num_experts > 1 else (x_NC,)
+        weights = zip(self.weight_EFC.unbind(), self.scale_EF.unbind(), strict=True)
+        return _joined([self._fp8_product(x, *weight) for x, weight in zip(parts, weights, strict=True)])
+
+    def _fp8_product(self, x_NC: Tensor, weight_FC: Tensor, scale_F: Tensor) -> Tensor:
         x8_NC, scale_N1 = quantise_rows(x_NC)
-        is_split = self.num_experts > 1
-        parts, scales = (x.split(counts) if is_split else (x,) for x in (x8_NC, scale_N1))
-        experts = zip(parts, scales, self.weight_EFC.unbind(), self.scale_EF.unbind(), strict=True)
-        return _joined(
-            [
-                torch._scaled_mm(
-                    x, weight.t(), scale, weight_scale.unsqueeze(0), out_dtype=self.compute_dtype, use_fast_accum=True
-                )
-                for x, scale, weight, weight_scale in experts
-            ]
+        if x8_NC.device.type == "cpu":  # not every PyTorch has the other on a CPU, and none a fast one
+            return (x8_NC.float() @ weight_FC.float().t() * scale_N1 * scale_F).to(self.compute_dtype)
+        return torch._scaled_mm(
+            x8_NC, weight_FC.t(), scale_N1, scale_F.unsqueeze(0), out_dtype=self.compute_dtype, use_fast_accum=True
         )
 
 

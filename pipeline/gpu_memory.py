@@ -92,7 +92,7 @@ class LaneMemory:
         clip = max(clips, key=lambda clip: clip.num_tokens)
         contents = self.contents[variant]
         config = config_from_shapes(contents.shapes, variant, contents.config)
-        num_clips = max(1, packed_tokens // clip.num_tokens)
+        num_clips = max(1, math.ceil(packed_tokens / clip.num_tokens))
         return transformer_memory(config, [clip] * num_clips * num_copies, self.precision, self.is_compiled)
 
     def _conditioning(self) -> int:

@@ -299,7 +299,14 @@ class Run:
                 SuperResolution,
                 {"source": source, "resolution": lane.resolution, "sampling": work.samplers.super_resolution},
             ),
-            "decoding": (Decoding, {"source": source, "encoding": settings.encoding.video_encoding()}),
+            "decoding": (
+                Decoding,
+                {
+                    "source": source,
+                    "encoding": settings.encoding.video_encoding(),
+                    "resolution": lane.resolution,
+                },
+            ),
             "writing": (
                 Writing,
                 {

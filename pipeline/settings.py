@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -200,6 +201,12 @@ class Settings(_Section):
     encoding: EncodingSettings = EncodingSettings()
     pools: PoolsSettings = PoolsSettings()
 
+    @property
+    def _compile_cache_url(self) -> str | None:
+        """A path means the same to actors, which have another working directory."""
+        url = self.compile_cache
+        return url if url is None or "://" in url else os.path.abspath(os.path.expanduser(url))
+
     def compute(self, num_gpus: float = 0) -> Compute:
         """What an actor with this many GPUs runs on."""
         device = "cuda" if num_gpus and self.device != "cpu" else "cpu"  # never a GPU held and not used
@@ -209,7 +216,7 @@ class Settings(_Section):
             precision=self.precision,
             num_threads=self.threads_per_actor,
             compiler=chosen if self.compiler == "auto" else self.compiler,
-            compile_cache=SharedCompileCache(f"{self.cache_dir.rstrip('/')}/compiled", self.compile_cache),
+            compile_cache=SharedCompileCache(f"{self.cache_dir.rstrip('/')}/compiled", self._compile_cache_url),
         )
 
 

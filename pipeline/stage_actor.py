@@ -37,7 +37,7 @@ class StageActor:
                 self.stage = stage_class(**arguments)
                 break
             except _START_ERRORS as error:
-                if isinstance(error, OSError) and wait_s is not None:  # a store may answer the next time
+                if isinstance(error, StorageError) and wait_s is not None:  # a store may answer the next time
                     time.sleep(wait_s)
                     continue
                 kind = (

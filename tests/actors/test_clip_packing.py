@@ -1,10 +1,11 @@
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from actors.clip_packing import ClipPacker
+from actors.clip_packing import ClipPacker, _Waiting
 
 
 class Network:
@@ -73,3 +74,31 @@ def test_errors_of_a_clip_alone_are_its_own():
     with pytest.raises(ZeroDivisionError):
         pack(0, 1)
     assert pack(4, 1) == 0.25
+
+
+def test_what_a_failed_batch_made_is_let_go_of_before_its_clips_are_tried_alone():
+    made, alive = [], []
+
+    class Activations:
+        pass
+
+    def run(clips):
+        alive.append([reference() is not None for reference in made])
+        activations = Activations()
+        made.append(weakref.ref(activations))
+        if len(clips) > 1 or clips == ["bad"]:
+            raise MemoryError(str(activations))
+        return clips
+
+    packer = ClipPacker(run, max_tokens=100)
+    packer._waiting += [_Waiting("good", 1), _Waiting("bad", 1)]
+    batch = list(packer._waiting)
+    with pytest.raises(MemoryError):
+        packer("bad", 1)
+    assert batch[0].result.result() == "good"
+    assert alive == [[], [False], [False, False], [False, False, False]]
+
+
+def test_too_few_results_are_an_error_of_every_clip():
+    with pytest.raises(RuntimeError, match="0 results came of 1 clips"):
+        ClipPacker(lambda clips: [], max_tokens=10)(1, 1)

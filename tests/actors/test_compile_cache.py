@@ -1,13 +1,15 @@
 """Compiled graphs shared by processes of a node and by nodes."""
 
+import io
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from actors.compile_cache import SharedCompileCache
-from actors.storage import StorageError, list_names
+from actors.storage import StorageError, list_names, write_atomically
 from model import graph_cache
 from model.graph_cache import GRAPH_NAME, load_or_compile
 
@@ -68,13 +70,16 @@ def test_processes_of_a_node_wait_for_the_one_that_compiles(tmp_path):
 
     def second() -> str:
         assert entered.wait(10)
-        go_on.set()
         with cache.slot("key") as folder:
             return (folder / GRAPH_NAME).read_text()
 
     with ThreadPoolExecutor(2) as pool:
         pool.submit(first)
-        assert pool.submit(second).result(20) == "a graph"
+        waiting = pool.submit(second)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        go_on.set()
+        assert waiting.result(20) == "a graph"
 
 
 def test_a_store_that_is_not_there_is_told_before_compiling(tmp_path, s3_endpoint, compiled):
@@ -88,3 +93,25 @@ def test_a_graph_that_cannot_be_kept_runs_all_the_same(tmp_path, compiled, caplo
     result = tripled(SharedCompileCache(str(tmp_path / "node"), str(tmp_path / "store")))
     torch.testing.assert_close(result, triple(torch.ones(5, 4)))
     assert "the compiled graph stays on this node: cannot write" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"no zip file", None], ids=["cut off", "another torch's"])
+def test_a_damaged_graph_in_the_store_is_replaced(tmp_path, s3_bucket, compiled, content):
+    tripled(SharedCompileCache(str(tmp_path / "first"), s3_bucket))
+    [name] = list_names(s3_bucket)
+    if content is None:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr(GRAPH_NAME, b"not this graph")
+        content = buffer.getvalue()
+    write_atomically(f"{s3_bucket}/{name}", content)
+    for node, num_compiled in (("second", 2), ("third", 2)):
+        tripled(SharedCompileCache(str(tmp_path / node), s3_bucket))
+        assert len(compiled) == num_compiled
+
+
+def test_a_folder_that_cannot_be_made_costs_the_graph_and_not_the_actor(tmp_path, compiled, caplog):
+    (tmp_path / "file").write_text("no folder")
+    result = tripled(SharedCompileCache(str(tmp_path / "file" / "node")))
+    torch.testing.assert_close(result, triple(torch.ones(5, 4)))
+    assert "compiled graphs are not kept: " in caplog.text

@@ -22,7 +22,7 @@ from tests.tiny_checkpoint import write_tiny_checkpoint
 def decoding(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     write_tiny_checkpoint(folder)
-    return Decoding(Compute(), CheckpointSource(str(folder), "unused"), VideoEncoding())
+    return Decoding(Compute(), CheckpointSource(str(folder), "unused"), VideoEncoding(), "256p")
 
 
 def latent_row(seed, num_latents=3, num_frames=9):
@@ -96,6 +96,6 @@ def test_an_encoder_that_the_machine_lacks_is_told_before_anything_is_loaded():
         r"^setting encoding\.codec='h264_nvenc': this machine cannot encode with it \(.*\); it needs a GPU with NVENC"
     )
     with pytest.raises(ValueError, match=message) as caught:
-        Decoding(Compute("cpu"), CheckpointSource("no/such/folder", "unused"), encoding)
+        Decoding(Compute("cpu"), CheckpointSource("no/such/folder", "unused"), encoding, "256p")
     assert "\n" not in str(caught.value)
     assert "Invalid argument" not in str(caught.value)

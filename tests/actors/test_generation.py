@@ -171,7 +171,7 @@ def test_every_stage_takes_sizes_and_the_default_length_from_the_checkpoint(smal
     assert unpack(row["payload"])["video"].shape == (1, 48, 5, 4, 6)
     row = SuperResolution(Compute(), small_source, "540p", SuperResolutionSampling(num_steps=1))(row)
     assert unpack(row["payload"])["video"].shape == (1, 48, 5, 8, 12)
-    row = Decoding(Compute(), small_source, VideoEncoding())(row)
+    row = Decoding(Compute(), small_source, VideoEncoding(), "256p")(row)
     facts = probe(unpack(row["payload"])["mp4"].numpy().tobytes())
     assert (facts.width, facts.height) == (192, 128)
 

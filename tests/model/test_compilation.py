@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.compilation import compile_transformer, compile_video_decoder
+from model.compilation import _example_inputs, compile_transformer, compile_video_decoder
 from model.graph_cache import GRAPH_NAME, CompileError, LocalCompileCache, graph_key, load_or_compile
 from model.opaque_attention import OpaqueAttention
 from model.packed_linear import pack_linears
@@ -250,3 +250,57 @@ def test_without_a_compiler_nothing_is_changed():
     model = lively(tiny_config("base"))
     compile_transformer(model, EXAMPLE, "none")
     assert model.compiled is None
+
+
+@pytest.mark.parametrize(
+    "example", [SequenceLayout(2, 2, 6, 6, 9), SequenceLayout(5, 2, 2, 16, 9), SequenceLayout(4, 2, 2, 5, 5)], ids=str
+)
+def test_no_two_lengths_of_the_example_are_the_same(example):
+    lengths = [len(tensor) for tensor in _example_inputs(lively(tiny_config("base")), example)]
+    assert len({1, *lengths}) == 1 + len(lengths)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Numbers of tokens that graphs were made for; nothing is compiled."""
+    examples = []
+
+    def take_down(function, example, open_dims, facts, cache):
+        examples.append(len(example[4]))
+        return function
+
+    monkeypatch.setattr("model.compilation.load_or_compile", take_down)
+    return examples
+
+
+@torch.inference_mode()
+def test_sequences_beyond_32_bits_have_a_graph_of_their_own(traced, monkeypatch):
+    model = lively(tiny_config("base"))
+    widest = max(
+        module.weight.shape[0] // module.num_experts for module in model.modules() if hasattr(module, "num_experts")
+    )
+    monkeypatch.setattr("model.compilation._INT32_MAX", 100 * widest)
+    compile_transformer(model, EXAMPLE, "torch")
+    long = SequenceLayout(13, 4, 8, 15, 9)
+    for layout, num_graphs in ((EXAMPLE, 1), (replace(EXAMPLE, num_text=60), 1), (long, 2), (long, 2), (EXAMPLE, 2)):
+        model(*inputs(model, [layout]))
+        assert len(traced) == num_graphs
+    assert traced[0] <= 100 < traced[1]
+
+
+def test_a_transformer_that_is_told_noise_levels_is_not_compiled(traced):
+    model = lively(replace(tiny_config("base"), timestep_embedding=True))
+    compile_transformer(model, EXAMPLE, "torch")
+    assert model.compiled is None
+    assert not traced
+
+
+def test_a_full_disk_costs_the_graph_and_not_the_actor(tmp_path, monkeypatch, caplog):
+    def refuse(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("model.graph_cache.os.replace", refuse)
+    function = doubled(LocalCompileCache(tmp_path), what="full")
+    x_NC, scale = torch.arange(15.0).view(5, 3), torch.full((3,), 2.0)
+    torch.testing.assert_close(function(x_NC, scale), double(x_NC, scale))
+    assert any("is not kept: [Errno 28] No space left" in record.getMessage() for record in caplog.records)
