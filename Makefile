@@ -33,13 +33,13 @@ demo: setup
 test: setup-dev
 	@$(BIN)/python -X faulthandler -m pytest
 
-# Small networks on one thread of the CPU: ways of computing side by side. About eight minutes on two cores.
+# Small networks on one thread of the CPU: ways of computing side by side. About ten minutes on two cores.
 bench: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.inference --output $(RESULTS)/inference_cpu.json --baseline $(RESULTS)/inference_cpu_baseline.json
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.choices --output $(RESULTS)/choices_cpu.json
 	@$(BIN)/python -m benchmarks.decoding --output $(RESULTS)/decoding_cpu.json
 
-# The release's networks on one GPU of 80 GB or more, at most nine minutes. Needs torch, safetensors, einops and numpy;
+# The release's networks on one GPU of 80 GB or more; nothing is begun after eight minutes. Needs torch, safetensors, einops and numpy;
 # for text transformers, for sound diffusers, for the time of loading zstandard. Nothing of the cluster.
 bench-gpu:
 	@$(PYTHON) -m benchmarks.inference --device cuda --output $(RESULTS)/inference_gpu.json --baseline $(RESULTS)/inference_gpu_baseline.json --graphs out/graphs
