@@ -28,7 +28,7 @@ import torch
 import zstandard
 from safetensors.torch import save_file
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import describe_machine, process_memory_bytes
 from model.checkpoint import Checkpoint
 from model.transformer import Transformer
 from model.transformer_config import TransformerConfig
@@ -142,23 +142,20 @@ def _load(folder: Path, device: torch.device) -> dict[str, float]:
     torch.zeros(1, device=device)  # a GPU's context is no part of loading
     checkpoint = Checkpoint(folder)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before = _memory("VmRSS")
+    before = process_memory_bytes("VmRSS")
     started = time.perf_counter()
     model = checkpoint.transformer("base", torch.bfloat16, device)
     seconds = time.perf_counter() - started
     tensors = list(model.state_dict().values())
     weights = sum(tensor.nbytes for tensor in tensors)
-    if device.type == "cpu" and _memory("VmRSS") - before < 0.98 * weights:
+    if device.type == "cpu" and process_memory_bytes("VmRSS") - before < 0.98 * weights:
         raise RuntimeError("loading ended before every page of the weights was in memory")
     kept = weights if device.type == "cpu" else 0
-    return {"seconds": seconds, "weights_gb": weights / 1e9, "beyond_gb": (_memory("VmHWM") - before - kept) / 1e9}
-
-
-def _memory(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    return {
+        "seconds": seconds,
+        "weights_gb": weights / 1e9,
+        "beyond_gb": (process_memory_bytes("VmHWM") - before - kept) / 1e9,
+    }
 
 
 if __name__ == "__main__":

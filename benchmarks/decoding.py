@@ -27,17 +27,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder
 from torch import Tensor
 from torch.nn import functional as F
 
 from actors.frame_stream import FrameStream
 from actors.muxing import ClipMuxer
-from benchmarks.machine import describe_machine
-from model.audio_vae import AudioDecoder
+from benchmarks.machine import describe_machine, process_memory_bytes
+from benchmarks.networks import random_audio_decoder
+from benchmarks.scale import turbo_vae_config
 from model.colour import to_yuv420p
 from model.geometry import AUDIO_LATENT_CHANNELS
-from model.turbo_vae import TurboVAEConfig, TurboVAEDecoder
+from model.turbo_vae import TurboVAEDecoder
 from model.widened_products import fast_bfloat16
 
 SIZES = ("448x256", "1920x1088")
@@ -100,7 +100,7 @@ class _Clip:
     def __init__(self, width: int, height: int, num_latents: int):
         self.width, self.height, self.num_frames = width, height, 4 * (num_latents - 1) + 1
         generator = torch.Generator().manual_seed(0)
-        self.video_decoder, self.audio_decoder = _video_decoder(generator), _audio_decoder()
+        self.video_decoder, self.audio_decoder = _video_decoder(generator), random_audio_decoder(8, CPU)[0]
         size = (num_latents, height // 16, width // 16)
         coarse = torch.randn(1, 48, *(max(2, n // 4) for n in size), generator=generator)
         self.video_1CTHW = 1.5 * F.interpolate(coarse, size=size, mode="trilinear").bfloat16()
@@ -189,27 +189,14 @@ def _measure(part: str, size: str) -> dict[str, Any]:
         _WAYS[part](_Clip(448, 256, NUM_LATENTS))  # a worker is idle between clips, not before the first
         clip = _Clip(width, height, NUM_LATENTS)
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-        before = _memory("VmRSS")
+        before = process_memory_bytes("VmRSS")
         seconds = _WAYS[part](clip)
-        peak = _memory("VmHWM") - before
+        peak = process_memory_bytes("VmHWM") - before
     return {"seconds": seconds, "peak_gb": peak / 1e9, "num_frames": clip.num_frames}
 
 
 def _video_decoder(generator: torch.Generator) -> TurboVAEDecoder:
-    config = TurboVAEConfig(
-        latent_channels=48,
-        out_channels=3,
-        patch_size=2,
-        decoder_block_out_channels=WIDTHS,
-        decoder_layers_per_block=(0, 0, 3, 0, 1),
-        decoder_spatio_temporal_scaling=(False, True, True, True),
-        decoder_spatio_only=(False, True, False, False),
-        resnet_norm_eps=1e-6,
-        first_chunk_size=7,
-        step_size=7,
-        temporal_compression_ratio=4,
-        spatial_compression_ratio=16,
-    )
+    config = turbo_vae_config(WIDTHS, (0, 0, 3, 0, 1))
     decoder = TurboVAEDecoder(config)
     weights = {}
     for name, like in sorted(decoder.state_dict().items()):
@@ -218,21 +205,6 @@ def _video_decoder(generator: torch.Generator) -> TurboVAEDecoder:
         weights[name] = scale * torch.randn(like.shape, generator=generator)
     decoder.load_state_dict(weights, strict=True)
     return decoder.to(torch.bfloat16).requires_grad_(False)
-
-
-def _audio_decoder() -> AudioDecoder:
-    torch.manual_seed(0)
-    decoder = OobleckDecoder(
-        8, AUDIO_LATENT_CHANNELS, 2, upsampling_ratios=[8, 8, 4, 4, 2], channel_multiples=[1, 2, 4, 8, 16]
-    )
-    return AudioDecoder(decoder.requires_grad_(False))
-
-
-def _memory(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 if __name__ == "__main__":

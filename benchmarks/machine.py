@@ -23,6 +23,12 @@ def describe_machine() -> dict[str, str | int]:
     }
 
 
+def process_memory_bytes(field: str) -> int:
+    """Bytes that `/proc/self/status` tells of this process: `VmRSS` held now, `VmHWM` at most so far."""
+    line = next(line for line in _lines("/proc/self/status") if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
 def _lines(path: str) -> list[str]:
     file = Path(path)
     return file.read_text().splitlines() if file.exists() else []

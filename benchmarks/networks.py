@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -94,5 +93,8 @@ def random_text_encoder(scale: Scale, dtype: torch.dtype, device: torch.device) 
     shapes = expected_encoder_tensors(scale.text_encoder)
     tensors = {name: random_tensor(name, shape, dtype, device) for name, shape in shapes.items()}
     token_ids = torch.randint(0, scale.text_encoder["encoder"]["vocab_size"], (scale.num_text,)).tolist()
-    tokenizer: Callable[[str], Any] = lambda prompt: SimpleNamespace(input_ids=token_ids)  # noqa: E731
+
+    def tokenizer(prompt: str) -> Any:
+        return SimpleNamespace(input_ids=token_ids)
+
     return build_text_encoder(scale.text_encoder, tensors, tokenizer, dtype, device)

@@ -57,7 +57,8 @@ class Scale:
         return self.windowed if resolution == "1080p" else self.full
 
 
-def _turbo_vae(widths: tuple[int, ...], layers: tuple[int, ...]) -> TurboVAEConfig:
+def turbo_vae_config(widths: tuple[int, ...], layers: tuple[int, ...]) -> TurboVAEConfig:
+    """The release's video decoder, with other widths and depths of its blocks."""
     return TurboVAEConfig(
         latent_channels=48,
         out_channels=3,
@@ -87,7 +88,7 @@ RELEASE = Scale(
     sizes={"256p": (448, 256), "540p": (896, 512), "1080p": (1920, 1088)},
     seconds=5.0,
     num_text=300,
-    turbo_vae=_turbo_vae((64, 128, 256, 512), (2, 2, 2, 3, 3)),
+    turbo_vae=turbo_vae_config((64, 128, 256, 512), (2, 2, 2, 3, 3)),
     audio_channels=128,
     text_encoder=_text_encoder(
         hidden_size=3584,
@@ -124,7 +125,7 @@ SMALL = Scale(
     sizes={"256p": (224, 128), "540p": (448, 256), "1080p": (480, 256)},
     seconds=1.0,
     num_text=60,
-    turbo_vae=_turbo_vae((8, 16, 32, 64), (1, 1, 1, 1, 1)),
+    turbo_vae=turbo_vae_config((8, 16, 32, 64), (1, 1, 1, 1, 1)),
     audio_channels=16,
     text_encoder=_text_encoder(
         hidden_size=256,

@@ -55,7 +55,7 @@ def compile_transformer(
     if compiler == "magi_compiler":
         transformer.compiled = _with_magi_compiler(transformer)
         return
-    # Layers of one kind are compiled once: a fifth of the time for 40 layers.
+    # Layers of one kind are compiled once: 43 instead of 81 s for 12 layers on a CPU.
     transformer.block.run_layer = torch.compiler.nested_compile_region(call_layer)
     most_tokens = _INT32_MAX // _widest(transformer)
     frames = -(-(most_tokens + 1) // example.tokens_per_frame)
@@ -84,17 +84,12 @@ def compile_transformer(
 
 def _widest(transformer: Transformer) -> int:
     """Numbers that a token has in the widest tensor."""
-    sizes = [
-        size
-        for module in transformer.modules()
-        for size in (
-            module.weight_EFC.shape[1:]
-            if isinstance(module, PackedExpertLinear)
-            else (module.weight.shape[0] // module.num_experts, module.weight.shape[1])
-            if isinstance(module, ExpertLinear)
-            else ()
-        )
-    ]
+    sizes: list[int] = []
+    for module in transformer.modules():
+        if isinstance(module, PackedExpertLinear):
+            sizes += module.weight_EFC.shape[1:]
+        elif isinstance(module, ExpertLinear):
+            sizes += module.weight.unflatten(0, (module.num_experts, -1)).shape[1:]
     return max(sizes)
 
 
@@ -143,8 +138,9 @@ def _decode(
     function: Callable[..., Tensor], network: WindowDecoder, is_first: bool, most_numbers: int, z_1CTHW: Tensor
 ) -> Tensor:
     # Larger windows might have more numbers than the graph counts, see `compile_transformer`.
-    run = function if z_1CTHW.numel() <= most_numbers else network
-    return run(network, z_1CTHW, is_first) if run is function else network(z_1CTHW, is_first)
+    if z_1CTHW.numel() > most_numbers:
+        return network(z_1CTHW, is_first)
+    return function(network, z_1CTHW, is_first)
 
 
 def _example_inputs(transformer: Transformer, example: SequenceLayout) -> tuple[Tensor, ...]:
