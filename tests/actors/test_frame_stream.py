@@ -1,6 +1,7 @@
 """Overlapping decoding, conversion and encoding: the same bytes, little memory, no thread left whatever fails."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -65,6 +66,19 @@ def test_the_bytes_are_those_of_one_part_after_the_other(num_chunks, num_frames)
     mp4 = streamed(num_frames, giving(chunks), lambda: sound_2S)
     assert mp4 == one_after_the_other(chunks, num_frames, sound_2S)
     assert probe(mp4).num_frames == num_frames
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness of a thread is Linux's")
+def test_the_network_goes_first():
+    niceness, chunks = {}, iter(some_chunks(1))
+
+    def note(part, result):
+        niceness[part] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        return result
+
+    streamed(5, lambda: note("network", next(chunks, None)), lambda: note("sound", some_sound(5)))
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert niceness == {"network": own, "sound": min(19, own + 10)}
 
 
 def test_chunks_beyond_the_clip_are_not_made():
