@@ -25,7 +25,7 @@ from benchmarks.report import Report
 from benchmarks.scale import RELEASE, SMALL, Scale
 from benchmarks.stages import noise_clip
 from benchmarks.start import measure_starts
-from benchmarks.timing import Timing, measure
+from benchmarks.timing import Timing, measure_in_turn
 from model.attention import AttentionBackend, SdpaAttention, choose_attention
 from model.compilation import compile_transformer
 from model.denoiser import Denoiser
@@ -89,6 +89,7 @@ class Choices:
 
     def _compare(self, group: str, ways: Ways) -> None:
         first: Tensor | None = None
+        able: Ways = {}
         for name, run in ways.items():
             try:
                 result = run()
@@ -98,7 +99,9 @@ class Choices:
             first = result if first is None else first
             if relative_error(result, first) > _TOLERANCE[self.dtype]:
                 raise RuntimeError(f"{group}: {name} gives other numbers than the first way")
-            self._add(group, name, measure(run, self.device, 7))
+            able[name] = run
+        for name, timing in zip(able, measure_in_turn(list(able.values()), self.device, 7), strict=True):
+            self._add(group, name, timing)
 
     def _add(self, group: str, name: str, timing: Timing) -> None:
         first_s = next((row["seconds"] for row in self.report.rows if row["stage"] == group), timing.seconds)

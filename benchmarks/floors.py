@@ -51,7 +51,7 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     """Measure a device, in the dtype that plain products are computed in and in 8-bit floats where it has them."""
     source = torch.ones(_COPY_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copy = measure(partial(target.copy_, source), device, num_repeats=5, num_warmups=2)
+    copy = measure(partial(target.copy_, source), device, num_repeats=5)
     del source, target
     side = _MATRIX_SIDE[device.type]
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -61,7 +61,7 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
         ways["fp8"] = lambda: torch._scaled_mm(
             a8, b8.t(), scale_a, scale_b.t(), out_dtype=torch.bfloat16, use_fast_accum=True
         )
-    rates = {name: 2 * side**3 / measure(run, device, 9, 3).seconds / 1e12 for name, run in ways.items()}
+    rates = {name: 2 * side**3 / measure(run, device, 9).seconds / 1e12 for name, run in ways.items()}
     return Rates(2 * _COPY_BYTES[device.type] / copy.seconds / 1e9, rates)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,20 +26,35 @@ class Timing:
     peak_gb: float | None
 
 
-def measure(run: Callable[[], Any], device: torch.device, num_repeats: int, num_warmups: int = 1) -> Timing:
+def measure(run: Callable[[], Any], device: torch.device, num_repeats: int) -> Timing:
     """Run something again and again, each time until the device is done with it."""
-    is_gpu = device.type == "cuda"
-    for _ in range(num_warmups):
-        run()
-    if is_gpu:
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-    taken = []
-    for _ in range(num_repeats):
+    return measure_in_turn([run], device, num_repeats)[0]
+
+
+def measure_in_turn(runs: Sequence[Callable[[], Any]], device: torch.device, num_repeats: int) -> list[Timing]:
+    """The same for several things, one after the other each time: a machine that slows down slows all of them."""
+    taken: list[list[float]] = [[] for _ in runs]
+    peaks_gb: list[float | None] = [None for _ in runs]
+    for repeat in range(1 + num_repeats):  # the first warms up
+        for index, run in enumerate(runs):
+            seconds, peaks_gb[index] = _time(run, device)
+            if repeat:
+                taken[index].append(seconds)
+    return [
+        Timing(statistics.median(seconds), max(seconds) / min(seconds), peak_gb)
+        for seconds, peak_gb in zip(taken, peaks_gb, strict=True)
+    ]
+
+
+def _time(run: Callable[[], Any], device: torch.device) -> tuple[float, float | None]:
+    """Seconds of one run, and GB of GPU memory held at once meanwhile."""
+    if device.type != "cuda":
         started = time.perf_counter()
         run()
-        if is_gpu:
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - started)
-    peak_gb = torch.cuda.max_memory_allocated(device) / 1e9 if is_gpu else None
-    return Timing(statistics.median(taken), max(taken) / min(taken), peak_gb)
+        return time.perf_counter() - started, None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    started = time.perf_counter()
+    run()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - started, torch.cuda.max_memory_allocated(device) / 1e9
