@@ -14,7 +14,8 @@ from typing import Any
 from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
-from actors.storage import PARTIAL_SUFFIX, find_files, join, naming_the_url, open_filesystem, write_atomically
+from actors.storage import PARTIAL_SUFFIX, find_files, join, open_filesystem, write_atomically
+from actors.storage_faults import naming_the_url, persist
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +50,15 @@ def local_copy(url: str, cache_dir: str | Path, parts: Sequence[str] | None = No
         slot = Path(cache_dir) / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
         slot.mkdir(parents=True, exist_ok=True)
         with FileLock(slot.with_suffix(".lock")):
-            return _download(fs, path, slot, parts)
+            return _download(url, fs, path, slot, parts)
 
 
-def _download(fs: Any, path: str, slot: Path, parts: Sequence[str] | None) -> Path:
+def _download(url: str, fs: Any, path: str, slot: Path, parts: Sequence[str] | None) -> Path:
     """Bring the files below `path` that `slot` lacks; the caller holds the lock of `slot`."""
     root = slot / posixpath.basename(path)
     wanted: dict[str, tuple[int, str | None]] = {}
     for part in [""] if parts is None else [part.strip("/") for part in parts]:
-        for relative, facts in find_files(fs, posixpath.join(path, part).rstrip("/")).items():
+        for relative, facts in _find(url, fs, posixpath.join(path, part).rstrip("/")).items():
             wanted[posixpath.join(part, relative).rstrip("/")] = facts
 
     record_file = slot / "fetched.json"
@@ -80,9 +81,9 @@ def _download(fs: Any, path: str, slot: Path, parts: Sequence[str] | None) -> Pa
             # Without an etag nothing tells whether what an earlier process left is of this version.
             if left != partial or etag is None:
                 left.unlink()
-        _fetch_file(fs, source, partial, size_bytes)
+        _fetch_file(url, fs, source, partial, size_bytes)
         # Objects come in pieces; a writer in between would leave a mixture of the right size.
-        if partial.stat().st_size != size_bytes or find_files(fs, source) != {"": (size_bytes, etag)}:
+        if partial.stat().st_size != size_bytes or _find(url, fs, source) != {"": (size_bytes, etag)}:
             partial.unlink()
             raise OSError(f"{relative} changed in the store while it was fetched")
         os.replace(partial, target)
@@ -91,15 +92,23 @@ def _download(fs: Any, path: str, slot: Path, parts: Sequence[str] | None) -> Pa
     return root
 
 
-def _fetch_file(fs: Any, source: str, partial: Path, size_bytes: int) -> None:
+def _find(url: str, fs: Any, path: str) -> dict[str, tuple[int, str | None]]:
+    return persist("read", url, fs, lambda: find_files(fs, path))
+
+
+def _fetch_file(url: str, fs: Any, source: str, partial: Path, size_bytes: int) -> None:
     """Bring a file piece by piece, several at once, after those that are there already."""
+
+    def fetch(start: int, end: int) -> bytes:
+        return persist("read", url, fs, lambda: fs.cat_file(source, start=start, end=end))
+
     done_bytes = partial.stat().st_size if partial.exists() else 0
     starts = range(done_bytes, size_bytes, PIECE_BYTES)
     with partial.open("ab") as file, ThreadPoolExecutor(PIECES_AT_ONCE) as pool:
         for first in range(0, len(starts), PIECES_AT_ONCE):  # no more than these are ever held in memory
             turn = starts[first : first + PIECES_AT_ONCE]
             ends = [min(start + PIECE_BYTES, size_bytes) for start in turn]
-            pieces = pool.map(lambda start, end: fs.cat_file(source, start=start, end=end), turn, ends)
+            pieces = pool.map(fetch, turn, ends)
             for start, end, piece in zip(turn, ends, pieces, strict=True):
                 if len(piece) != end - start:  # written, it would shift all that follows, now or in a later try
                     raise OSError(f"{source} came incomplete: {len(piece)} of {end - start} bytes from {start} on")

@@ -1,29 +1,35 @@
 """Reading and writing by URL: a thin layer on fsspec for local folders and object stores.
 
 A URL is anything fsspec understands; a plain path is a local one. Endpoint and credentials of an S3 store are the ones
-botocore finds by itself. Whatever is missing, forbidden or out of reach ends as one `StorageError` line with the URL.
+botocore finds by itself. Faults that pass are waited for, see `actors.storage_faults`; what is missing or forbidden
+ends as one `StorageError` line with the URL, a store that stays out of reach as its sub-class `StoreUnavailableError`.
 """
 
 import io
 import os
 import posixpath
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import aiohttp
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from fsspec.implementations.local import LocalFileSystem
 
+from actors import storage_faults
+from actors.storage_faults import CredentialsError as CredentialsError
+from actors.storage_faults import StorageError as StorageError
+from actors.storage_faults import StoreUnavailableError as StoreUnavailableError
+from actors.storage_faults import naming_the_url, persist, s3_code
+
 PARTIAL_SUFFIX = ".partial"
+SLOWEST_UPLOAD_BYTES_S = 2**20
+"""An upload that is slower is given up and tried anew. A guess."""
 
-
-class StorageError(OSError):
-    """Something under a URL is missing, forbidden or out of reach; the message is one line that names the URL."""
+Result = TypeVar("Result")
 
 
 def read_bytes(url: str) -> bytes:
@@ -32,28 +38,37 @@ def read_bytes(url: str) -> bytes:
     Raises:
         StorageError: the file is missing, forbidden or out of reach.
     """
-    with naming_the_url("read", url):
-        fs, path = open_filesystem(url)
+
+    def read(fs: Any, path: str) -> bytes:
         # Otherwise s3fs asks for the size first, and reads a large object in pieces that may be of two versions.
-        return fs.cat_file(path, max_concurrency=1) if "s3" in fs.protocol else fs.cat_file(path)
+        return fs.cat_file(path, max_concurrency=1) if is_s3(fs) else fs.cat_file(path)
+
+    return _persist("read", url, read)
 
 
-def open_binary(url: str) -> BufferedIOBase:
-    """Open one file for reading here and there in it; what is read is fetched in blocks of 1 MiB.
+def open_binary(url: str, block_bytes: int = 2**20) -> BufferedIOBase:
+    """Open one file for reading here and there in it; what is read is fetched in blocks.
 
     Raises:
         StorageError: the file is missing, forbidden or out of reach, now or when it is read from.
     """
-    with naming_the_url("read", url):
-        fs, path = open_filesystem(url)
-        return io.BufferedReader(_NamedReads(fs.open(path, "rb", block_size=2**20), url))
+
+    def open_file(fs: Any, path: str) -> _PersistentReads:
+        try:
+            return _PersistentReads(fs, fs.open(path, "rb", block_size=block_bytes), url)
+        except OSError as error:
+            if s3_code(error) in ("400", "403"):
+                fs.cat_file(path, start=0, end=1)  # s3fs asks by HEAD, whose answer holds no reason; this one's does
+            raise
+
+    return io.BufferedReader(_persist("read", url, open_file))
 
 
-class _NamedReads(io.RawIOBase):
-    """A file that a store may let down at any read."""
+class _PersistentReads(io.RawIOBase):
+    """A file that a store may let down at any read; a read that failed leaves the position where it was."""
 
-    def __init__(self, file: Any, url: str):
-        self._file, self._url = file, url
+    def __init__(self, fs: Any, file: Any, url: str):
+        self._fs, self._file, self._url = fs, file, url
 
     def readable(self) -> bool:
         return True
@@ -66,8 +81,7 @@ class _NamedReads(io.RawIOBase):
             return self._file.seek(offset, whence)
 
     def readinto(self, buffer: Any) -> int:
-        with naming_the_url("read", self._url):
-            return self._file.readinto(buffer)
+        return persist("read", self._url, self._fs, lambda: self._file.readinto(buffer))
 
     def close(self) -> None:
         self._file.close()
@@ -128,8 +142,8 @@ def list_names(folder_url: str) -> list[str]:
     Raises:
         StorageError: the bucket is missing or forbidden, or the store is out of reach.
     """
-    with naming_the_url("list", folder_url):
-        fs, path = open_filesystem(folder_url)
+
+    def ls(fs: Any, path: str) -> list[str]:
         path = path.rstrip("/")
         try:
             found = fs.ls(path, detail=False)
@@ -141,10 +155,10 @@ def list_names(folder_url: str) -> list[str]:
             if isinstance(error.__cause__, ClientError):
                 raise
             return []
-    inside = [name.rstrip("/") for name in found]
-    return sorted(
-        name.rpartition("/")[2] for name in inside if name.startswith(path + "/") and not name.endswith(PARTIAL_SUFFIX)
-    )
+        inside = [name.rstrip("/") for name in found if not name.endswith(PARTIAL_SUFFIX)]
+        return sorted(name.rpartition("/")[2] for name in inside if name.startswith(path + "/"))
+
+    return _persist("list", folder_url, ls)
 
 
 def list_sizes(folder_url: str) -> dict[str, tuple[int, str | None]]:
@@ -155,10 +169,8 @@ def list_sizes(folder_url: str) -> dict[str, tuple[int, str | None]]:
     Raises:
         StorageError: there is nothing under this URL, or it is forbidden or out of reach.
     """
-    with naming_the_url("list", folder_url):
-        fs, path = open_filesystem(folder_url)
-        files = find_files(fs, path.rstrip("/"))
-    return {relative or posixpath.basename(path): facts for relative, facts in files.items()}
+    files = _persist("list", folder_url, lambda fs, path: find_files(fs, path.rstrip("/")))
+    return {relative or posixpath.basename(folder_url.rstrip("/")): facts for relative, facts in files.items()}
 
 
 def write_atomically(url: str, data: bytes, content_type: str | None = None) -> None:
@@ -175,14 +187,17 @@ def write_atomically(url: str, data: bytes, content_type: str | None = None) -> 
     Raises:
         StorageError: forbidden, out of reach, or the bucket is missing.
     """
-    with naming_the_url("write", url):
-        fs, path = open_filesystem(url)
+
+    def write(fs: Any, path: str) -> None:
         if isinstance(fs, LocalFileSystem):
             _write_local(Path(path), data)
-        elif content_type is not None and "s3" in fs.protocol:
-            fs.pipe_file(path, data, ContentType=content_type)
+        elif is_s3(fs):
+            kept = {} if content_type is None else {"ContentType": content_type}
+            fs.pipe_file(path, data, timeout=upload_limit_s(data), **kept)
         else:
             fs.pipe_file(path, data)
+
+    _persist("write", url, write)
 
 
 def write_folder(url: str, folder: Path) -> None:
@@ -198,10 +213,12 @@ def remove(url: str) -> None:
     Raises:
         StorageError: forbidden or out of reach.
     """
-    with naming_the_url("remove", url):
-        fs, path = open_filesystem(url)
+
+    def rm(fs: Any, path: str) -> None:
         with suppress(FileNotFoundError):
             fs.rm_file(path)
+
+    _persist("remove", url, rm)
 
 
 def find_files(fs: Any, path: str) -> dict[str, tuple[int, str | None]]:
@@ -234,28 +251,33 @@ def _write_local(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _persist(action: str, url: str, operation: Callable[[Any, str], Result]) -> Result:
+    with naming_the_url(action, url):
+        fs, path = open_filesystem(url)
+    return persist(action, url, fs, lambda: operation(fs, path))
+
+
+def is_s3(fs: Any) -> bool:
+    """Whether a file system is an S3 store's."""
+    return "s3" in fs.protocol
+
+
+def upload_limit_s(data: bytes) -> float:
+    """How long one upload may take: aiohttp waits without end for a store that does not ask for the content."""
+    return 2 * storage_faults.PATIENCE.answer_s + len(data) / SLOWEST_UPLOAD_BYTES_S
+
+
 def open_filesystem(url: str) -> tuple[Any, str]:
     """fsspec's file system for a URL, and the path inside it."""
+    options: dict[str, Any] = {}
+    protocol = fsspec.core.split_protocol(str(url))[0]
+    if protocol in ("s3", "s3a"):
+        # Three tries of every single call; botocore's own default makes five, with waits that ignore the store's load.
+        of_the_user = fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
+        ours = {"read_timeout": storage_faults.PATIENCE.answer_s, "retries": {"mode": "standard"}}
+        options["config_kwargs"] = {**ours, **of_the_user}
     # Without this switch fsspec answers from listings it made earlier in the life of the process.
-    return fsspec.url_to_fs(str(url), use_listings_cache=False)
-
-
-@contextmanager
-def naming_the_url(action: str, url: str) -> Iterator[None]:
-    """Turn what the many file systems raise into one `StorageError` line."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except FileNotFoundError as error:
-        is_news = str(error) not in str(url) and f"'{url}'" not in str(error)
-        detail = f" ({_one_line(error)})" if is_news else ""
-        raise StorageError(f"cannot {action} {url}: not found{detail}") from error
-    except PermissionError as error:
-        raise StorageError(f"cannot {action} {url}: access denied ({_one_line(error)})") from error
-    except (OSError, ValueError, ImportError, BotoCoreError, ClientError, aiohttp.ClientError) as error:
-        raise StorageError(f"cannot {action} {url}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    fs, path = fsspec.url_to_fs(str(url), use_listings_cache=False, **options)
+    if is_s3(fs):
+        fs.retries = 1  # s3fs would repeat botocore's three tries five times; `persist` does so, and knows an end
+    return fs, path

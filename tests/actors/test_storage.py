@@ -11,6 +11,7 @@ import pytest
 import s3fs
 
 from actors.storage import (
+    CredentialsError,
     StorageError,
     join,
     list_names,
@@ -21,6 +22,7 @@ from actors.storage import (
     resolve,
     write_atomically,
 )
+from actors.storage_faults import Patience
 from tests.s3 import put, s3_client, split
 
 
@@ -181,7 +183,7 @@ def test_an_unknown_kind_of_url_is_named():
         read_bytes("bogus://x/y")
 
 
-def test_a_store_out_of_reach_is_named(s3_endpoint, monkeypatch):
+def test_a_store_out_of_reach_is_named(s3_endpoint, monkeypatch, impatience):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3fs.S3FileSystem.clear_instance_cache()
@@ -204,6 +206,12 @@ def test_a_store_that_goes_away_while_a_file_is_read_is_named(s3_bucket):
 
 
 @pytest.fixture
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    brief = Patience(limit_s=0.2, credentials_limit_s=0.2, first_wait_s=0.05)
+    monkeypatch.setattr("actors.storage_faults.PATIENCE", brief)
+
+
+@pytest.fixture
 def locked_s3(s3_endpoint: str) -> Iterator[None]:
     """From here on the server checks who asks, and knows nobody."""
 
@@ -220,7 +228,7 @@ def locked_s3(s3_endpoint: str) -> Iterator[None]:
     allow("inf")
 
 
-def test_a_refusal_is_one_line_with_the_url(s3_bucket, tmp_path, locked_s3):
+def test_unknown_credentials_are_one_line_with_the_url(s3_bucket, impatience, locked_s3):
     url = join(s3_bucket, "a")
     actions = {
         "read": lambda: read_bytes(url),
@@ -228,7 +236,7 @@ def test_a_refusal_is_one_line_with_the_url(s3_bucket, tmp_path, locked_s3):
         "list": lambda: list_names(url),
     }
     for name, action in actions.items():
-        with pytest.raises(StorageError, match=f"^cannot {name} {url}: access denied .*$"):
+        with pytest.raises(CredentialsError, match=f"^cannot {name} {url}: credentials are .*InvalidAccessKeyId.*$"):
             action()
 
 
