@@ -46,7 +46,7 @@ def test_every_setting_and_exit_status_is_documented():
         "checkpoints/mini/README.md",
         "docs/manifest.md",
         "docs/settings.md",
-        "docs/cluster.md",
+        "docs/operations.md",
         "docs/parity.md",
         "docs/performance.md",
         "docs/checkpoints.md",

@@ -1,0 +1,161 @@
+"""A job for a fleet: a head and two workers with H100s by name, each a Ray node of its own on this machine.
+
+The nodes offer GPUs that are not there: Ray places actors by them all the same, and `device=cpu` lets them compute.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from ray.util.state import list_actors, list_jobs, list_nodes
+
+from actors.media import probe
+
+ROOT = Path(__file__).parents[2]
+RAY = Path(sys.executable).with_name("ray")
+NUM_WORKERS, GPUS_PER_WORKER = 2, 2
+GPU_STAGES = ("conditioning", "base_generation", "super_resolution", "decoding")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A cluster of several nodes; `worker_ids` are Ray's names of those with GPUs."""
+
+    dashboard_url: str
+    worker_ids: frozenset[str]
+
+
+class Node:
+    """One Ray node: processes and a folder of its own; `printed` is what `ray start` said until it ran."""
+
+    def __init__(self, stack: ExitStack, *options: str):
+        command = [str(RAY), "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+        # Not below pytest's folder: names of sockets are short.
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+        command += [f"--temp-dir={folder}", "--object-store-memory=200000000", "--dashboard-agent-listen-port=0"]
+        command += options
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/")
+        self.printed = ""
+        stack.callback(self.kill)
+
+    def wait(self) -> None:
+        for line in self.process.stdout:
+            self.printed += line
+            if "block forever" in line:
+                return
+        pytest.fail(f"ray start ended with status {self.process.wait()}: {self.printed}")
+
+    def kill(self) -> None:
+        with self.process, suppress(psutil.NoSuchProcess):
+            for part in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+                with suppress(psutil.NoSuchProcess):
+                    part.kill()
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with ExitStack() as stack:
+        head = Node(stack, "--head", "--port=0", "--num-cpus=0", "--num-gpus=0")
+        head.wait()
+        address = re.search(r"--address='([^']+)'", head.printed)[1]
+        dashboard_url = re.search(r"RAY_API_SERVER_ADDRESS='([^']+)'", head.printed)[1]
+        for _ in range(NUM_WORKERS):  # one by one: at the same time, nodes of one machine take each other's ports
+            worker = Node(
+                stack,
+                f"--address={address}",
+                "--num-cpus=4",
+                f"--num-gpus={GPUS_PER_WORKER}",
+                '--resources={"accelerator_type:H100": 1}',
+            )
+            worker.wait()
+        deadline = time.monotonic() + 30
+        while True:
+            nodes = [node for node in list_nodes(address=dashboard_url, detail=True) if node.state == "ALIVE"]
+            if len(nodes) == 1 + NUM_WORKERS:
+                break
+            assert time.monotonic() < deadline, nodes
+            time.sleep(0.2)
+        yield Fleet(dashboard_url, frozenset(node.node_id for node in nodes if not node.is_head_node))
+
+
+def submit(fleet: Fleet, working_dir: Path, arguments, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(RAY), "job", "submit", "--address", fleet.dashboard_url, "--working-dir", str(working_dir)]
+    command += ["--", sys.executable, "-m", "jobs.generate", *arguments]
+    environment = {name: value for name, value in {**os.environ, **environment}.items() if value}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """What is submitted: the project's packages, and a line more that tells which processes import them from there."""
+    folder = tmp_path_factory.mktemp("submitted") / "project"
+    for package in ("actors", "jobs", "model", "pipeline"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    importers = folder.with_name("importers")
+    importers.mkdir()
+    with (folder / "actors/__init__.py").open("a") as module:
+        module.write(f"\nimport os, pathlib\npathlib.Path({str(importers)!r}, str(os.getpid())).touch()\n")
+    return folder
+
+
+def test_a_submitted_job_uses_every_node_and_the_submitted_code(fleet, project, manifest, tiny_checkpoint, tmp_path):
+    rows = [
+        {"id": f"{size}-{seed}", "prompt": "A person speaks.", "language": "en", "resolution": size, "seed": seed}
+        for size in ("256p", "540p")
+        for seed in range(3)
+    ]
+    output = tmp_path / "out"
+    arguments = ["--manifest", str(manifest([{**row, "seconds": 0.2} for row in rows])), "--output", str(output)]
+    arguments += ["--checkpoint", tiny_checkpoint, "--set", "device=cpu"]
+    arguments += ["--set", f"num_gpus={NUM_WORKERS * GPUS_PER_WORKER}", "--set", "pools.writing.size=1"]
+    for stage in GPU_STAGES:  # three or four actors with a GPU each, more than a node has
+        arguments += ["--set", f"pools.{stage}={{size: 1, num_gpus: 1, num_cpus: 1}}"]
+    finished = submit(fleet, project, arguments)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "6 made, 0 skipped, 0 dead-lettered" in finished.stdout
+    for row in rows:
+        facts = probe((output / f"clips/{row['id']}.mp4").read_bytes())
+        assert (facts.width, facts.height) == {"256p": (448, 256), "540p": (896, 512)}[row["resolution"]]
+        assert (facts.num_frames, facts.video_codec, facts.audio_codec) == (5, "h264", "aac")
+        assert json.loads((output / f"clips/{row['id']}.json").read_text())["seed"] == row["seed"]
+
+    actors = list_actors(address=fleet.dashboard_url, detail=True, limit=100)
+    on_gpus = [actor for actor in actors if "GPU" in actor.required_resources]
+    assert len(on_gpus) == 3 + 4, "two lanes, one actor for each of their stages"
+    for actor in on_gpus:
+        assert actor.required_resources == {"CPU": 1, "GPU": 1, "accelerator_type:H100": 0.001}
+    assert {actor.node_id for actor in on_gpus} == fleet.worker_ids
+    importers = {int(path.name) for path in (project.with_name("importers")).iterdir()}
+    assert {actor.pid for actor in on_gpus} <= importers
+
+
+@pytest.mark.parametrize(
+    ("environment", "reason", "status"),
+    [
+        ({"RAY_AUTH_TOKEN": "another"}, "Invalid authentication token", 403),
+        ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": ""}, "Missing authentication token", 401),
+    ],
+)
+def test_without_the_clusters_token_nothing_is_submitted(fleet, project, environment, reason, status):
+    before = {job.submission_id for job in list_jobs(address=fleet.dashboard_url)}
+    refused = submit(fleet, project, ["--help"], **environment)
+    assert refused.returncode != 0
+    assert reason in refused.stderr
+    assert {job.submission_id for job in list_jobs(address=fleet.dashboard_url)} == before
+    token = environment["RAY_AUTH_TOKEN"]
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with pytest.raises(urllib.error.HTTPError, match=f"HTTP Error {status}"):
+        urllib.request.urlopen(urllib.request.Request(f"{fleet.dashboard_url}/api/jobs/", headers=headers), timeout=10)
