@@ -22,6 +22,10 @@ ACTOR_START = "start of the actor"
 """Stands as a failure's field where no row is at fault, but the stage could not be loaded."""
 
 
+OUTPUT = "output"
+"""Stands there where no row is at fault, but the output takes no more clips."""
+
+
 class ClipRow(TypedDict):
     """One row, as Ray Data hands it to a stage."""
 

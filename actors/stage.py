@@ -124,8 +124,10 @@ class Stage(ABC):
             payload, failure = pack(work.tensors) if work.tensors else b"", None
         except RowError as error:
             payload, failure = b"", Failure(self.name, error.field, error.value, error.reason).to_json()
+        except torch.OutOfMemoryError:
+            raise  # whoever runs the stage knows what else takes memory, and can try again
         except torch.AcceleratorError:
-            raise  # the GPU is in a broken state: every further row would fail too, so the run stops and can be resumed
+            raise  # the GPU is in a broken state: every further row of this process would fail too
         except Exception as error:
             logger.exception("%s failed in %s", row["id"], self.name)
             reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -12,8 +12,9 @@ import torch
 
 from actors.fingerprint import LaneFingerprint
 from actors.media import probe
+from actors.row import OUTPUT, RowError
 from actors.stage import Compute, Stage, Work
-from actors.storage import join, remove, write_atomically
+from actors.storage import StoreUnavailableError, join, remove, write_atomically
 
 CLIPS_FOLDER = "clips"
 RECORD_VERSION = 1
@@ -72,12 +73,18 @@ class Writing(Stage):
             "provenance": self.provenance,
         }
         data = json.dumps(record, ensure_ascii=False, indent=1).encode()
+        try:
+            self._commit(request.id, mp4, poster, data)
+        except StoreUnavailableError as error:
+            raise RowError(OUTPUT, self.output_url, str(error)) from error
+        work.tensors = {"record": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+
+    def _commit(self, clip_id: str, mp4: bytes, poster: bytes, data: bytes) -> None:
         if self.overwrites:
-            remove(join(self.output_url, clip_name(request.id, "json")))
+            remove(join(self.output_url, clip_name(clip_id, "json")))
         for suffix, content, content_type in (
             ("mp4", mp4, "video/mp4"),
             ("jpg", poster, "image/jpeg"),
             ("json", data, "application/json"),
         ):
-            write_atomically(join(self.output_url, clip_name(request.id, suffix)), content, content_type=content_type)
-        work.tensors = {"record": torch.frombuffer(bytearray(data), dtype=torch.uint8)}
+            write_atomically(join(self.output_url, clip_name(clip_id, suffix)), content, content_type=content_type)

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import measure
-from model.experts import ExpertLinear
+from model.operations import transformer_flops
 from model.packed_linear import quantise_rows
-from model.packing import LocalWindow, SequenceLayout
-from model.transformer import Transformer
+from model.packing import SequenceLayout
 from model.transformer_config import TransformerConfig
 
 _COPY_BYTES = {"cpu": 2**27, "cuda": 2**32}
@@ -63,30 +62,6 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
         )
     rates = {name: 2 * side**3 / measure(run, device, 9).seconds / 1e12 for name, run in ways.items()}
     return Rates(2 * _COPY_BYTES[device.type] / copy.seconds / 1e9, rates)
-
-
-def transformer_flops(config: TransformerConfig, layout: SequenceLayout) -> tuple[float, float]:
-    """Operations of one forward pass of one clip: those of the layers' linear layers, and those of attention."""
-    with torch.device("meta"):
-        model = Transformer(config)
-    linear = 0
-    for module in model.modules():
-        if isinstance(module, ExpertLinear):
-            linear += 2 * layout.num_tokens * module.weight.numel() // module.num_experts
-    window = LocalWindow(layout, config.local_attention_radius)
-    num_pairs = sum(
-        _local_pairs(window) if layer in config.local_attention_layers else layout.num_tokens**2
-        for layer in range(config.num_layers)
-    )
-    return linear, 4 * num_pairs * config.hidden_size
-
-
-def _local_pairs(window: LocalWindow) -> int:
-    layout = window.layout
-    num_others = layout.num_tokens - layout.num_video
-    ranges = [window.frame_key_range(frame) for frame in range(layout.latent_frames)]
-    of_video = sum(layout.tokens_per_frame * (stop - start + num_others) for start, stop in ranges)
-    return of_video + num_others * layout.num_tokens
 
 
 def weight_bytes(module: nn.Module) -> int:

@@ -1,7 +1,7 @@
 """`python -m jobs.generate`: a manifest of prompts becomes finished clips.
 
 Exit status: 0 when every row is a clip, 3 when some rows were dead-lettered, 2 for wrong usage, 130 when interrupted,
-1 when the run broke.
+75 when it ended before its time and the same command continues, 1 when the run broke.
 """
 
 from __future__ import annotations
@@ -10,16 +10,23 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import ray
 from rich.console import Console
 
+from actors.storage import StoreUnavailableError
 from pipeline.lane import LaneWork
 from pipeline.report import print_summary, write_books
-from pipeline.run import Run, RunSpec, StartError
+from pipeline.run import Run
+from pipeline.run_lock import RunLock
+from pipeline.run_spec import RunSpec
 from pipeline.settings import load_settings
+from pipeline.supervision import StartError, StuckError
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +34,7 @@ EXIT_DONE = 0
 EXIT_BROKEN = 1
 EXIT_USAGE = 2
 EXIT_DEAD_LETTERS = 3
+EXIT_CONTINUE = 75
 EXIT_INTERRUPTED = 130
 
 _FORWARDED = (
@@ -50,8 +58,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="python -m jobs.generate",
         description="Turn a manifest of prompts into multilingual talking-human clips.",
-        epilog="Exit status: 0 all rows are clips, 3 some rows were dead-lettered, 2 wrong usage, 130 interrupted. "
-        "Running the same command again continues where it stopped.",
+        epilog="Exit status: 0 all rows are clips, 3 some rows were dead-lettered, 2 wrong usage, 75 ended before its "
+        "time, 130 interrupted. Running the same command again continues where it stopped.",
     )
     parser.add_argument("--manifest", required=True, metavar="URL", help="JSONL, CSV or Parquet; local or e.g. s3://")
     parser.add_argument("--output", required=True, metavar="URL", help="folder of the results; local or e.g. s3://")
@@ -109,42 +117,66 @@ def _variables_to_forward() -> dict[str, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job; returns the exit status."""
     options = parse_arguments(arguments)
-    console = Console()
     overrides = [*options.overrides, *([f"mode={options.mode}"] if options.mode else [])]
     try:
         settings = load_settings(options.settings, overrides)
         spec = RunSpec(options.manifest, options.output, options.checkpoint, settings, options.overwrite)
-        run = Run(spec, console)
-        works = run.find_work()
-        if works:
-            connect(options.address)
-            run.plan(works)
+        with RunLock(spec.output_url) as lock:
+            return _run(spec, lock, options.address)
     except (ValueError, OSError, ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
-        ray.shutdown()
         return EXIT_USAGE
-    return _run_and_report(run, works, console)
 
 
-def _run_and_report(run: Run, works: Sequence[LaneWork], console: Console) -> int:
+def _run(spec: RunSpec, lock: RunLock, address: str | None) -> int:
+    console, stop = Console(), threading.Event()
+    run = Run(spec, console, lambda: stop.is_set() or lock.lost is not None)
+    works = run.find_work()
+    try:
+        if works:
+            connect(address)
+            run.plan(works)
+        with _stopping_on_sigterm(stop):
+            return _run_and_report(run, works, lock, console)
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _stopping_on_sigterm(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM means that this machine goes, or that `ray job stop` was called: end in order, and soon."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run_and_report(run: Run, works: Sequence[LaneWork], lock: RunLock, console: Console) -> int:
     interrupted = False
     try:
-        run.execute(works)
+        run.execute(works, lock)
     except KeyboardInterrupt:
         interrupted = True
-    except StartError as error:
+    except (StartError, StuckError, StoreUnavailableError) as error:
         print(f"error: {error}", file=sys.stderr)
         _try_to_write_books(run)
-        return EXIT_BROKEN
+        return EXIT_BROKEN if isinstance(error, StartError) else EXIT_CONTINUE
     except Exception:
         _try_to_write_books(run)
         raise
     finally:
         ray.shutdown()
+    if lock.lost is not None:  # the books are another run's now
+        print(f"error: {lock.lost}", file=sys.stderr)
+        return EXIT_CONTINUE
     gallery_url = write_books(run)
-    if interrupted:
-        console.print("interrupted: what is done is kept, the same command continues", highlight=False)
-        return EXIT_INTERRUPTED
+    if not run.result.is_complete:
+        console.print("ended before its time: what is done is kept, the same command continues", highlight=False)
+        return EXIT_INTERRUPTED if interrupted else EXIT_CONTINUE
     print_summary(console, run, gallery_url)
     return EXIT_DEAD_LETTERS if run.result.dead_letters else EXIT_DONE
 

@@ -123,16 +123,16 @@ def _read_requests(output_url: str, notes: list[str]) -> list[ClipRequest]:
     """Requests of the finished clips, in the order of their ids; nothing else of the records is kept."""
     ledger = Ledger(output_url)
     ids = ledger.committed_ids()
-    records = ledger.read_records(ids)
-    if len(records) < len(ids):
-        notes.append(f"left out: {len(ids) - len(records)} of {len(ids)} records are damaged or of another version")
-    requests = []
-    for clip_id, record in records.items():
+    requests, num_records = [], 0
+    for record in ledger.records(ids):
+        num_records += 1
         try:
             requests.append(ClipRequest.model_validate(record.get("request")))
         except ValidationError as error:
             field, _, reason = describe_validation_error(error)
-            notes.append(f"left out: {clip_id}, whose request is not valid: {field} {reason}")
+            notes.append(f"left out: {record['id']}, whose request is not valid: {field} {reason}")
+    if num_records < len(ids):
+        notes.insert(0, f"left out: {len(ids) - num_records} of {len(ids)} records are damaged or of another version")
     return requests
 
 

@@ -143,12 +143,15 @@ class ClipCard:
         return [(name, _STAGE_LABELS.get(name, name), self.stage_seconds[name]) for name in known + others]
 
 
-def render_gallery(run: RunFacts, clips: Sequence[ClipCard], max_cards: int = MAX_CARDS) -> str:
+def render_gallery(
+    run: RunFacts, clips: Sequence[ClipCard], num_clips: int | None = None, max_cards: int = MAX_CARDS
+) -> str:
     """Render the page.
 
     Args:
         run: facts of the run.
         clips: finished clips and dead letters, in the order they shall appear.
+        num_clips: how many there are in all, where these are the first of them.
         max_cards: at most so many of them are shown; a line on the page tells of the others.
 
     Returns:
@@ -164,7 +167,7 @@ def render_gallery(run: RunFacts, clips: Sequence[ClipCard], max_cards: int = MA
     return template.render(
         run=run,
         cards=list(zip(_anchors(shown), shown, strict=True)),
-        num_clips=len(clips),
+        num_clips=len(clips) if num_clips is None else num_clips,
         languages=_languages(shown),
         num_shown_dead=sum(clip.status == "dead_lettered" for clip in shown),
         results_url=RESULTS_URL,

@@ -25,7 +25,7 @@ from model.turbo_vae import TurboVAEConfig
 from model.variants import config_from_shapes
 from model.wan_config import WanVaeConfig
 from pipeline.lane import LaneWork
-from pipeline.plan import CONCURRENT_CALLS
+from pipeline.pools import CONCURRENT_CALLS
 
 GPU_MEMORY_GB = {
     "A10G": 24.0,
@@ -69,8 +69,8 @@ class LaneMemory:
     ):
         self.work, self.contents, self.capabilities = work, contents, capabilities
         self.precision, self.is_compiled, self.packed_tokens = precision, is_compiled, packed_tokens
-        self.base_clips = _layouts(work.requests, capabilities, BASE_RESOLUTION)
-        self.clips = _layouts(work.requests, capabilities, work.lane.resolution)
+        self.base_clips = _layouts(work.examples, capabilities, BASE_RESOLUTION)
+        self.clips = _layouts(work.examples, capabilities, work.lane.resolution)
 
     def actors_gb(self) -> dict[str, float]:
         """GB of GPU memory by stage, the reserve of `model.memory.process_bytes` included."""
@@ -99,8 +99,8 @@ class LaneMemory:
         text = self.contents["text_encoder"]
         networks = [text_encoder_memory(text.config, text.shapes, self.precision)]
         if self.work.reads_images:
-            sizes = {self.capabilities.base_size(request.aspect) for request in self.work.requests}
-            sizes |= {self.capabilities.pixel_size(r.resolution, r.aspect) for r in self.work.requests}
+            sizes = {self.capabilities.base_size(request.aspect) for request in self.work.examples}
+            sizes |= {self.capabilities.pixel_size(r.resolution, r.aspect) for r in self.work.examples}
             largest = max(sizes, key=math.prod)
             networks.append(image_encoder_memory(self._wan_config(), largest, self.precision))
         if self.work.reads_audio:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
 
 from actors.fingerprint import LaneFingerprint, hash_facts
 from actors.request import ClipRequest
@@ -85,14 +87,16 @@ class LaneWork:
 
     Attributes:
         lane: the lane.
-        requests: its clips, in the manifest's order.
+        examples: one request of every kind and size that is to be made.
+        counts: how many there are of each.
         fingerprint: of checkpoint and settings.
         components: the checkpoint's components they are made with.
         samplers: how they are denoised.
     """
 
     lane: Lane
-    requests: tuple[ClipRequest, ...]
+    examples: tuple[ClipRequest, ...]
+    counts: tuple[int, ...]
     fingerprint: LaneFingerprint
     components: tuple[str, ...]
     samplers: Samplers
@@ -100,66 +104,89 @@ class LaneWork:
     @property
     def reads_images(self) -> bool:
         """Whether any clip has a reference image."""
-        return any(request.image is not None for request in self.requests)
+        return any(request.image is not None for request in self.examples)
 
     @property
     def reads_audio(self) -> bool:
         """Whether any clip is driven by audio."""
-        return any(request.audio is not None for request in self.requests)
+        return any(request.audio is not None for request in self.examples)
 
 
-def split_into_lanes(
-    requests: Sequence[ClipRequest],
-    files: CheckpointFiles,
-    layout: Layout,
-    settings: Settings,
-    capabilities: Capabilities,
-) -> list[LaneWork]:
-    """Group requests by lane, small clips first, each lane in the manifest's order.
+class Lanes:
+    """Sorts requests into lanes as they come.
 
     Args:
-        requests: clips that the checkpoint can be asked for.
         files: of the checkpoint.
         layout: which of them make which component.
         settings: of the run.
         capabilities: of the checkpoint.
 
     Raises:
-        CheckpointError: if the checkpoint lacks a component that a lane needs.
         SettingsError: if the settings do not go with the checkpoint's samplers.
-        StorageError: if it cannot be read.
     """
-    samplers = settings.sampling.samplers(capabilities.samplers)
-    hashes: dict[str, str] = {}
 
-    def component_hash(name: str) -> str:
-        if name not in hashes:
-            hashes[name] = component_fingerprint(files, layout, name)
-        return hashes[name]
+    def __init__(self, files: CheckpointFiles, layout: Layout, settings: Settings, capabilities: Capabilities):
+        self.files, self.layout, self.settings, self.capabilities = files, layout, settings, capabilities
+        self.samplers = settings.sampling.samplers(capabilities.samplers)
+        self._examples: dict[str, dict[tuple[Any, ...], ClipRequest]] = {name: {} for name in RESOLUTIONS}
+        self._counts: Counter[tuple[Any, ...]] = Counter()
+        self._component_hash = cache(self._hash_component)
+        self._lane_hash = cache(self._hash_lane)
 
-    works = []
-    for resolution in RESOLUTIONS:
-        lane = Lane(settings.mode, resolution)
-        chosen = tuple(request for request in requests if request.resolution == resolution)
-        if not chosen:
-            continue
-        components = layout.components_for(lane.mode, resolution)
+    def fingerprint(self, request: ClipRequest) -> str:
+        """What a clip would be made from, as one hash.
+
+        Raises:
+            CheckpointError: if the checkpoint lacks a component that it needs.
+            StorageError: if it cannot be read.
+        """
+        image_vae = "" if request.image is None else self._component_hash("wan_vae")
+        lane = LaneFingerprint(self._lane_hash(request.resolution), image_vae, self.capabilities)
+        return lane.of_clip(request)
+
+    def add(self, request: ClipRequest) -> None:
+        """Take a request that is to be made."""
+        resolution = request.resolution
+        kind = resolution, request.aspect, request.seconds, request.image is None, request.audio is None
+        self._examples[resolution].setdefault(kind, request)
+        self._counts[kind] += 1
+
+    def works(self) -> list[LaneWork]:
+        """The lanes of the requests taken, small clips first.
+
+        Raises:
+            CheckpointError: if the checkpoint lacks a component that a lane needs.
+            StorageError: if it cannot be read.
+        """
+        return [self._work(name) for name, found in self._examples.items() if found]
+
+    def _work(self, resolution: str) -> LaneWork:
+        found = self._examples[resolution]
+        examples, counts = tuple(found.values()), tuple(self._counts[kind] for kind in found)
+        lane = Lane(self.settings.mode, resolution)
+        components, image_vae = self.layout.components_for(lane.mode, resolution), ""
+        if any(request.image is not None for request in examples):
+            image_vae = self._component_hash("wan_vae")
+            components = tuple(dict.fromkeys((*components, "wan_vae")))
+        fingerprint = LaneFingerprint(self._lane_hash(resolution), image_vae, self.capabilities)
+        return LaneWork(lane, examples, counts, fingerprint, components, self.samplers)
+
+    def _hash_component(self, name: str) -> str:
+        return component_fingerprint(self.files, self.layout, name)
+
+    def _hash_lane(self, resolution: str) -> str:
+        settings, lane = self.settings, Lane(self.settings.mode, resolution)
+        components = self.layout.components_for(lane.mode, resolution)
         facts = {
             "numerics": NUMERICS_VERSION,
-            "components": {name: component_hash(name) for name in components},
+            "components": {name: self._component_hash(name) for name in components},
             "precision": settings.precision,
             "compiler": settings.compiler,
             "is_packed": settings.packed_tokens > 0,
             "threads": settings.threads_per_actor,
-            "base": asdict(samplers.of_mode(lane.mode)),
-            "sr": asdict(samplers.super_resolution) if lane.is_super_resolved else None,
-            "negative_prompt": settings.sampling.negative_prompt if lane.uses_negative_prompt(samplers) else None,
+            "base": asdict(self.samplers.of_mode(lane.mode)),
+            "sr": asdict(self.samplers.super_resolution) if lane.is_super_resolved else None,
+            "negative_prompt": settings.sampling.negative_prompt if lane.uses_negative_prompt(self.samplers) else None,
             "encoding": asdict(settings.encoding.video_encoding()),
         }
-        has_image = any(request.image is not None for request in chosen)
-        image_vae = component_hash("wan_vae") if has_image else ""
-        if has_image:
-            components = tuple(dict.fromkeys((*components, "wan_vae")))
-        fingerprint = LaneFingerprint(hash_facts(facts), image_vae, capabilities)
-        works.append(LaneWork(lane, chosen, fingerprint, components, samplers))
-    return works
+        return hash_facts(facts)

@@ -1,6 +1,8 @@
 """What an output folder knows: which clips are done, and the files a run leaves behind.
 
-A clip is done when its commit marker `clips/<id>.json` exists; nothing else counts.
+A clip is done when its commit marker `clips/<id>.json` exists; nothing else counts. What the markers say is kept in
+tables besides, since a million small files are slow to read: `results.parquet`, written when a run ends, and before
+that parts of it in `ledger/`.
 """
 
 from __future__ import annotations
@@ -8,24 +10,32 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterable, Sequence
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from actors.row import STAGES
-from actors.storage import join, list_names, read_bytes, write_atomically
+from actors.storage import join, list_names, open_binary, read_bytes, remove, write_atomically
 from actors.writing import CLIPS_FOLDER, RECORD_VERSION, clip_name
+from pipeline.board import Attempts
 
 logger = logging.getLogger(__name__)
 
 RESULTS_NAME = "results.parquet"
+PARTS_FOLDER = "ledger"
+DEATHS_NAME = "deaths.json"
 DEAD_LETTER_NAME = "dead_letter.jsonl"
 RUN_NAME = "run.json"
 GALLERY_NAME = "index.html"
 
+PART_ROWS = 500
+PART_EVERY_S = 60.0
 _READERS = 32
 _TIMED_STAGES = [stage for stage in STAGES if stage != "writing"]  # a record cannot hold its own writing's time
 
@@ -63,21 +73,38 @@ class Ledger:
 
     def __init__(self, output_url: str):
         self.output_url = output_url
+        self._rows: list[dict[str, Any]] = []
+        self._part_is_due = time.monotonic() + PART_EVERY_S
 
     def committed_ids(self) -> set[str]:
         """Ids of the clips that are done: one listing, no reading."""
         names = list_names(join(self.output_url, CLIPS_FOLDER))
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
-    def read_records(self, clip_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Read the records of clips that are done, several at a time.
+    def fingerprints(self, clip_ids: Iterable[str]) -> dict[str, str]:
+        """What clips that are done were made from: from the tables, and from the markers of those they lack.
 
-        A file that is no record of this version (damaged, or somebody else's) is told of and counts as not there.
+        A marker that is no record of this version (damaged, or somebody else's) is told of and counts as not there.
         """
-        ids = sorted(clip_ids)
+        wanted = set(clip_ids)
+        known: dict[str, str] = {}
+        for table in self._tables(["id", "fingerprint"]):
+            known.update(zip(table["id"].to_pylist(), table["fingerprint"].to_pylist(), strict=True))
+        known = {clip_id: known[clip_id] for clip_id in wanted & known.keys()}
+        for record in self.records(wanted - known.keys()):
+            known[record["id"]] = record["fingerprint"]
+            self.add(record)
+        return known
+
+    def records(self, clip_ids: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Read the records of clips that are done, several at a time, in the order of their ids.
+
+        What is no record of this version (damaged, or somebody else's) is told of and left out.
+        """
         with ThreadPoolExecutor(_READERS) as pool:
-            records = dict(zip(ids, pool.map(self._read_record, ids), strict=True))
-        return {clip_id: record for clip_id, record in records.items() if record is not None}
+            for record in pool.map(self._read_record, sorted(clip_ids)):
+                if record is not None:
+                    yield record
 
     def _read_record(self, clip_id: str) -> dict[str, Any] | None:
         url = join(self.output_url, clip_name(clip_id, "json"))
@@ -90,18 +117,90 @@ class Ledger:
             return None
         return record
 
-    def write_results(self, records: Sequence[dict[str, Any]]) -> None:
-        """Write `results.parquet`: one row per clip that is done."""
-        table = pa.Table.from_pylist([_result_row(record) for record in records], schema=_RESULTS_SCHEMA)
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        self._write(RESULTS_NAME, buffer.getvalue(), "application/vnd.apache.parquet")
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take the record of a clip that is done; every so often a part of the results' table is written.
 
-    def write_dead_letters(self, dead_letters: Sequence[dict[str, Any]]) -> None:
+        Raises:
+            StorageError: it could not be.
+        """
+        self._rows.append(_result_row(record))
+        if len(self._rows) >= PART_ROWS or time.monotonic() > self._part_is_due:
+            self._write_part()
+
+    def _write_part(self) -> None:
+        if self._rows:
+            # Names sort by time: where a clip was made twice, the later row counts.
+            name = f"{time.time():.3f}-{uuid.uuid4().hex[:8]}.parquet"
+            table = pa.Table.from_pylist(self._rows, schema=_RESULTS_SCHEMA)
+            self._write(f"{PARTS_FOLDER}/{name}", _parquet([table]), "application/vnd.apache.parquet")
+            self._rows = []
+        self._part_is_due = time.monotonic() + PART_EVERY_S
+
+    def write_results(self, committed_ids: Iterable[str]) -> None:
+        """Make one table, `results.parquet`, of all there are: one row per clip that is done.
+
+        Args:
+            committed_ids: of the clips that are done; rows of others are dropped.
+        """
+        self._write_part()
+        part_names = self._part_names()
+        committed = pa.array(sorted(committed_ids), pa.string())
+        last: dict[str, int] = {}
+        numbers = iter(range(2**62))
+        for table in self._tables(["id"]):
+            last.update(zip(table["id"].to_pylist(), numbers, strict=False))
+        number = 0
+
+        def kept() -> Iterator[pa.Table]:
+            nonlocal number
+            for table in self._tables():
+                ids = table["id"].to_pylist()
+                is_last = [last[clip_id] == number + place for place, clip_id in enumerate(ids)]
+                number += len(ids)
+                yield table.filter(pc.and_(pa.array(is_last, pa.bool_()), pc.is_in(table["id"], committed)))
+
+        self._write(RESULTS_NAME, _parquet(kept()), "application/vnd.apache.parquet")
+        for name in part_names:
+            remove(join(self.output_url, PARTS_FOLDER, name))
+
+    def _part_names(self) -> list[str]:
+        return [name for name in list_names(join(self.output_url, PARTS_FOLDER)) if name.endswith(".parquet")]
+
+    def _tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Rows of the results' table and its parts, in the order they were written."""
+        has_results = RESULTS_NAME in list_names(self.output_url)
+        for name in [*([RESULTS_NAME] if has_results else []), *(f"{PARTS_FOLDER}/{n}" for n in self._part_names())]:
+            url = join(self.output_url, name)
+            try:
+                with open_binary(url) as file:
+                    for batch in pq.ParquetFile(file).iter_batches(10_000, columns=columns):
+                        yield pa.Table.from_batches([batch]).cast(
+                            pa.schema([_RESULTS_SCHEMA.field(name) for name in batch.schema.names])
+                        )
+            except (pa.ArrowException, KeyError) as error:
+                logger.warning("%s is not a table of results and is ignored (%s)", url, error)
+
+    def read_deaths(self) -> Attempts:
+        """How many workers died over clips of earlier runs that did not come to an end."""
+        if DEATHS_NAME not in list_names(join(self.output_url, PARTS_FOLDER)):
+            return {}
+        try:
+            found = json.loads(read_bytes(join(self.output_url, PARTS_FOLDER, DEATHS_NAME)))
+            return {clip: {stage: int(n) for stage, n in stages.items()} for clip, stages in found.items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            logger.warning("%s/%s is damaged and is ignored (%s)", PARTS_FOLDER, DEATHS_NAME, error)
+            return {}
+
+    def write_deaths(self, deaths: Attempts) -> None:
+        """Keep them for the next run, which may have to count on; nothing stays where there are none."""
+        if deaths:
+            self._write(f"{PARTS_FOLDER}/{DEATHS_NAME}", json.dumps(deaths).encode(), "application/json")
+        else:
+            remove(join(self.output_url, PARTS_FOLDER, DEATHS_NAME))
+
+    def write_dead_letters(self, jsonl: bytes) -> None:
         """Write `dead_letter.jsonl`: every row of this manifest that failed; empty where none did."""
-        lines = [json.dumps(letter, ensure_ascii=False, default=str) + "\n" for letter in dead_letters]
-        # Half an emoji has no bytes in UTF-8; written as the escape it was, it stays valid JSON.
-        self._write(DEAD_LETTER_NAME, "".join(lines).encode(errors="backslashreplace"), "application/x-ndjson")
+        self._write(DEAD_LETTER_NAME, jsonl, "application/x-ndjson")
 
     def write_run(self, facts: dict[str, Any]) -> None:
         """Write `run.json`."""
@@ -116,7 +215,15 @@ class Ledger:
         write_atomically(join(self.output_url, name), data, content_type=content_type)
 
 
-def _result_row(record: dict[str, Any]) -> dict[str, Any]:
+def _parquet(tables: Iterable[pa.Table]) -> bytes:
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, _RESULTS_SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)
+    return buffer.getvalue()
+
+
+def _result_row(record: Mapping[str, Any]) -> dict[str, Any]:
     request, mp4 = record["request"], record["mp4"]
     row = {name: request[name] for name in ("id", "language", "resolution", "aspect")}
     row |= {name: mp4[name] for name in ("width", "height", "num_frames", "video_s", "audio_s", "sha256", "num_bytes")}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,14 +21,16 @@ from pydantic import ValidationError
 
 from actors.request import ClipRequest, describe_validation_error
 from actors.row import Failure
-from actors.storage import read_bytes, resolve
+from actors.storage import open_binary, resolve
 
-SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 DEAD_LETTER_KEY = "dead_letter"
 """Key under which a dead letter carries its reason; ignored when a dead-letter file is used as a manifest."""
 RAW_KEY = "raw"
 """Key under which a line that is no JSON object is kept in a dead letter."""
 
+_BLOCK_BYTES = 16 * 2**20
+_PARQUET_ROWS = 1000
+_UNREADABLE = (OSError, EOFError, zlib.error, csv.Error, UnicodeError, OverflowError, pa.ArrowException)
 _MAX_DEPTH = 50
 _MAX_TEXT = 1000
 
@@ -57,44 +61,61 @@ class ManifestRow:
         return {**self.values, DEAD_LETTER_KEY: {**reason, "value": failure.value, "reason": failure.reason}}
 
 
-def read_manifest(url: str) -> list[ManifestRow]:
-    """Read and validate a manifest.
+def read_manifest(url: str) -> Iterator[ManifestRow]:
+    """Read and validate a manifest row by row; of a large one no more than a block is in memory.
 
     Args:
         url: JSONL, CSV or Parquet file, by its suffix; `.gz` on top is unpacked; any fsspec URL.
 
     Raises:
-        ManifestError: if the file cannot be read at all or has another suffix.
+        ManifestError: if the file cannot be read, now or further on, or has another suffix.
     """
     name = PurePosixPath(url.split("?")[0]).name.lower()
-    try:
-        data = read_bytes(url)
-        if name.endswith(".gz"):
-            name, data = name.removesuffix(".gz"), gzip.decompress(data)
-        if not name.endswith(SUFFIXES):
-            raise ManifestError(f"manifest {url}: name must end in one of {', '.join(SUFFIXES)}")
-        rows = list(_parse(name, data))
-    except (OSError, EOFError, zlib.error, csv.Error, UnicodeError, OverflowError, pa.ArrowException) as error:
-        raise ManifestError(f"manifest {url}: {' '.join(str(error).split())}") from error
+    is_packed = name.endswith(".gz")
+    suffix = PurePosixPath(name.removesuffix(".gz")).suffix
     base_folder = url.rpartition("/")[0] or ("/" if url.startswith("/") else ".")
     first_lines: dict[str, int] = {}
-    return [_validate(line, values, base_folder, first_lines) for line, values in rows]
+    try:
+        if suffix not in _PARSERS:
+            raise ManifestError(f"manifest {url}: name must end in one of {', '.join(_PARSERS)}")
+        with open_binary(url, _BLOCK_BYTES) as file:
+            # Parquet is read here and there, which an unpacking file allows at the price of unpacking again.
+            opened = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=file))) if is_packed else file
+            for line, values in _PARSERS[suffix](opened):
+                yield _validate(line, values, base_folder, first_lines)
+    except _UNREADABLE as error:
+        raise ManifestError(f"manifest {url}: {' '.join(str(error).split())}") from error
 
 
-def _parse(name: str, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    if name.endswith(".parquet"):
-        yield from enumerate(pq.read_table(io.BytesIO(data)).to_pylist(maps_as_pydicts="lossy"), start=1)
-    elif name.endswith(".csv"):
-        csv.field_size_limit(len(data) + 1)
-        lines = io.StringIO(data.decode("utf-8-sig"), newline="")
-        # Strict: a quote that is never closed would otherwise swallow the rest of the file without a word.
-        reader = csv.DictReader(lines, restkey="(beyond the header)", strict=True)
-        for values in reader:
-            yield reader.line_num, values
-    else:
-        for line, text in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-            if text.strip():
-                yield line, _parse_json(text)
+def _parse_parquet(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any]]]:
+    line = 0
+    for batch in pq.ParquetFile(file).iter_batches(_PARQUET_ROWS):
+        for values in batch.to_pylist(maps_as_pydicts="lossy"):
+            yield (line := line + 1), values
+
+
+def _parse_csv(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(_BLOCK_BYTES)
+    lines = io.TextIOWrapper(cast(IO[bytes], file), encoding="utf-8-sig", newline="")
+    # Strict: a quote that is never closed would otherwise swallow the rest of the file without a word.
+    reader = csv.DictReader(lines, restkey="(beyond the header)", strict=True)
+    for values in reader:
+        yield reader.line_num, values
+
+
+def _parse_jsonl(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line, text in enumerate(file, start=1):
+        text = text.removeprefix(codecs.BOM_UTF8) if line == 1 else text
+        if text.strip():
+            yield line, _parse_json(text)
+
+
+_PARSERS: dict[str, Callable[[BufferedIOBase], Iterator[tuple[int, dict[str, Any]]]]] = {
+    ".jsonl": _parse_jsonl,
+    ".ndjson": _parse_jsonl,
+    ".csv": _parse_csv,
+    ".parquet": _parse_parquet,
+}
 
 
 def _parse_json(text: bytes) -> dict[str, Any]:
@@ -124,8 +145,7 @@ def _validate(line: int, values: dict[str, Any], base_folder: str, first_lines: 
                 return ManifestRow(line, values, failure=Failure("manifest", name, values[name], str(error)))
     try:
         request = ClipRequest.model_validate(_without_nulls(values))
-        # What cannot travel as JSON (half an emoji, nesting without end) must not get as far as an actor.
-        ClipRequest.model_validate_json(request.model_dump_json())
+        request.model_dump_json()  # what cannot travel as JSON, such as half an emoji, must not get as far as an actor
     except ValidationError as error:
         field, value, reason = describe_validation_error(error)
         return ManifestRow(line, values, failure=Failure("manifest", field, values.get(field, value), reason))

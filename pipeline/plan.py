@@ -4,189 +4,166 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import replace
 
+from pipeline.gpu_shares import Demand, share_gpus
 from pipeline.lane import Lane
+from pipeline.pools import (
+    CONCURRENT_CALLS,
+    PACKING_CALLS,
+    ROUNDING,
+    Cluster,
+    Execution,
+    GpuMemory,
+    LanePlan,
+    MemoryPlanError,
+    PlanError,
+    Pool,
+    clips_per_second,
+    fullest_gpu,
+    needed_gb,
+)
 from pipeline.settings import Settings
 
 GPU_STAGES = ("conditioning", "base_generation", "super_resolution", "decoding")
 
-CONCURRENT_CALLS = 2
-"""Calls per actor at once: the second one's transfers overlap the first one's computing (measured with simulated stages
-on Ray 2.60: 98.5 % of the bottleneck's bound, against 55 % with one task in flight)."""
-PACKING_CALLS = 8
-"""The same where clips are denoised together: as many can wait for the next pass."""
+READING_CPUS = 1.0
+"""Of the tasks that cut the manifest into blocks: Ray Data runs none with less."""
 
-_SECONDS_PER_CLIP = {
-    "256p": {"conditioning": 0.1, "base_generation": 1.6, "decoding": 0.4},
-    "540p": {"conditioning": 0.1, "base_generation": 1.6, "super_resolution": 5.1, "decoding": 1.3},
-    "1080p": {"conditioning": 0.1, "base_generation": 1.6, "super_resolution": 31.0, "decoding": 5.8},
-}
-"""Published seconds on one H100 for a clip of five seconds, distilled; conditioning is an estimate."""
+_CPU_STEPS = 100
+"""CPUs of an actor are planned in hundredths. They only decide about places; none has 0, which would tell Ray that
+any number of them may be put on one node."""
+
+_WRITER_LOAD = 0.5
+"""Share of the time in which a writer may be busy, since how long a store takes varies."""
 
 
-_SHARE_STEPS = 1000
-"""Fractions of a GPU are planned in thousandths."""
+def plan_lane(
+    lane: Lane,
+    settings: Settings,
+    cluster: Cluster,
+    seconds: Mapping[str, float],
+    memory: GpuMemory | None = None,
+    num_clips: int | None = None,
+    execution: Execution = "auto",
+) -> LanePlan:
+    """Choose pools, and where that is left open, how the lane is run: phased if only so it fits the GPUs' memory.
 
+    Args:
+        lane: see `plan_pools`, as for all others.
+        settings: of the run.
+        cluster: what the lane may use.
+        seconds: per clip, by stage.
+        memory: what actors need of a GPU's memory.
+        num_clips: of the lane.
+        execution: what the user wants.
 
-class PlanError(ValueError):
-    """The pools asked for do not fit what the cluster has."""
-
-
-@dataclass(frozen=True)
-class Pool:
-    """A fixed pool of actors.
-
-    Attributes:
-        stage: name of the stage.
-        size: actors.
-        num_cpus: logical CPUs of each.
-        num_gpus: GPUs of each, possibly a fraction.
-        gpu_memory_gb: what each needs of its GPU's memory, in 10^9 bytes; None where that is not known.
-        concurrent_calls: clips that each has at once.
+    Raises:
+        PlanError: as `plan_pools`; where neither way fits, what streaming lacks.
     """
 
-    stage: str
-    size: int
-    num_cpus: float
-    num_gpus: float
-    gpu_memory_gb: float | None = None
-    concurrent_calls: int = CONCURRENT_CALLS
+    def plan(is_phased: bool) -> LanePlan:
+        return LanePlan(plan_pools(lane, settings, cluster, seconds, memory, num_clips, is_phased), is_phased)
+
+    if execution == "phased":
+        return plan(is_phased=True)
+    try:
+        return plan(is_phased=False)
+    except MemoryPlanError as lacking:
+        try:
+            phased = plan(is_phased=True)
+        except PlanError:
+            raise lacking from None
+        if execution == "streaming":
+            raise MemoryPlanError(f"{lacking}; execution: phased would fit") from None
+        return phased
 
 
-@dataclass(frozen=True)
-class GpuMemory:
-    """What is known of GPU memory, in GB of 10^9 bytes.
-
-    Attributes:
-        actors_gb: what an actor of each stage needs.
-        gpu_gb: what one GPU has, or None where that is not known.
-    """
-
-    actors_gb: Mapping[str, float]
-    gpu_gb: float | None = None
-
-
-def plan_pools(lane: Lane, settings: Settings, num_gpus: int, memory: GpuMemory | None = None) -> tuple[Pool, ...]:
+def plan_pools(
+    lane: Lane,
+    settings: Settings,
+    cluster: Cluster,
+    seconds: Mapping[str, float],
+    memory: GpuMemory | None = None,
+    num_clips: int | None = None,
+    is_phased: bool = False,
+) -> tuple[Pool, ...]:
     """Choose pools for one lane.
 
-    With a GPU for every GPU stage or more, each actor has one to itself, and further GPUs go one by one to the stage
-    that is the bottleneck. With fewer they are shared, see `_shared_gpus`. Without any, there is one actor per stage on
-    the CPU. Sizes and resources named in the settings are kept.
+    GPUs are shared out as `pipeline.gpu_shares` says, in phases each stage has all of them. Without any there is one
+    actor per stage on the CPU. Sizes and resources named in the settings are kept.
 
     Args:
         lane: which stages there are.
         settings: with the pools' pinned values.
-        num_gpus: GPUs the lane may use.
+        cluster: what the lane may use.
+        seconds: that a clip keeps an actor of each stage busy.
         memory: what actors need of a GPU's memory; by default nothing is known of it, and so nothing checked.
+        num_clips: of the lane, None where that is not known: no stage gets more actors.
+        is_phased: stage after stage.
 
     Raises:
-        PlanError: if pinned pools need more GPUs than there are, or actors do not fit a GPU's memory.
+        MemoryPlanError: if actors do not fit a GPU's memory.
+        PlanError: if pools need more GPUs or CPUs than there are.
     """
-    stages = [stage for stage in lane.stages if stage in GPU_STAGES]
+    actors_gb, gpu_gb = (memory.actors_gb, memory.gpu_gb) if memory else ({}, None)
     pinned = {stage: getattr(settings.pools, stage) for stage in lane.stages}
-    shares = dict.fromkeys(stages, 0.0)
-    if num_gpus == 0:
-        sizes = dict.fromkeys(stages, 1)
-    elif num_gpus < len(stages):
-        sizes, shares = _shared_gpus(_SECONDS_PER_CLIP[lane.resolution], num_gpus, memory)
+    demands = [
+        Demand(stage, seconds[stage], _rounded(actors_gb.get(stage)), pinned[stage].size, pinned[stage].num_gpus)
+        for stage in lane.stages
+        if stage in GPU_STAGES and cluster.num_gpus and pinned[stage].num_gpus != 0
+    ]
+    if is_phased:
+        on_gpus = [pool for demand in demands for pool in share_gpus([demand], cluster.num_gpus, gpu_gb, num_clips)]
     else:
-        fixed = {stage: pool.size for stage, pool in pinned.items() if pool.size is not None and stage in stages}
-        sizes, shares = _spread(_SECONDS_PER_CLIP[lane.resolution], fixed, num_gpus), dict.fromkeys(stages, 1.0)
-    writers = -(-max(sizes.values()) // 8)  # writing is network time: one writer keeps up with several GPUs
+        on_gpus = list(share_gpus(demands, cluster.num_gpus, gpu_gb, num_clips)) if demands else []
+    chosen = {pool.stage: pool for pool in on_gpus}
+    rate = clips_per_second(on_gpus, seconds, is_phased) if on_gpus else 0.0
     pools = []
     for stage in lane.stages:
-        pool = pinned[stage]
-        gpus = pool.num_gpus if pool.num_gpus is not None else shares.get(stage, 0.0)
-        pools.append(
-            Pool(
-                stage,
-                pool.size if pool.size is not None else sizes.get(stage, writers),
-                pool.num_cpus if pool.num_cpus is not None else (1.0 if num_gpus else 0.5),
-                gpus,
-                round(memory.actors_gb[stage], 1) if memory and gpus and stage in memory.actors_gb else None,
-                PACKING_CALLS if stage == "base_generation" and settings.packed_tokens else CONCURRENT_CALLS,
-            )
-        )
-    _check_fit(pools, num_gpus)
-    if memory and memory.gpu_gb is not None:
-        _check_memory(pools, memory.gpu_gb, _remedies(settings))
-    return tuple(pools)
+        load = _WRITER_LOAD if stage == "writing" else 1.0
+        enough = max(1, math.ceil(seconds[stage] * rate / load - ROUNDING))  # as many as keep up with the GPUs
+        size, share = pinned[stage].size or min(enough, num_clips or enough), pinned[stage].num_gpus or 0.0
+        pool = chosen.get(stage) or Pool(stage, size, 0, share)
+        calls = PACKING_CALLS if stage == "base_generation" and settings.packed_tokens else CONCURRENT_CALLS
+        pools.append(replace(pool, concurrent_calls=calls))
+    phases = [[pool] for pool in pools] if is_phased else [pools]
+    for phase in phases:
+        _check_fit(phase, cluster.num_gpus)
+        if gpu_gb is not None:
+            _check_memory(phase, gpu_gb, settings)
+    cpus = {stage: pool.num_cpus for stage, pool in pinned.items()}
+    return tuple(pool for phase in phases for pool in _with_cpus(phase, cpus, cluster))
 
 
-def _spread(seconds: Mapping[str, float], fixed: Mapping[str, int], num_gpus: int) -> dict[str, int]:
-    """Give whole GPUs to stages so that the slowest stage is as fast as possible."""
-    sizes = {stage: fixed.get(stage, 1) for stage in seconds}
-    free = [stage for stage in seconds if stage not in fixed]
-    while free and sum(sizes.values()) < num_gpus:
-        bottleneck = max(free, key=lambda stage: seconds[stage] / sizes[stage])
-        sizes[bottleneck] += 1
-    return sizes
+def _rounded(memory_gb: float | None) -> float | None:
+    return None if memory_gb is None else round(memory_gb, 1)
 
 
-def _shared_gpus(
-    seconds: Mapping[str, float], num_gpus: int, memory: GpuMemory | None
-) -> tuple[dict[str, int], dict[str, float]]:
-    """Sizes and fractions of a GPU where stages are more than GPUs.
+def _with_cpus(pools: Sequence[Pool], pinned: Mapping[str, float | None], cluster: Cluster) -> list[Pool]:
+    """Give every actor CPUs, so few that all of them and the tasks that read find a place.
 
-    Each stage has as many actors as there are GPUs, with an equal fraction of one each; which share a GPU is Ray's
-    choice. Where the worst choice is known not to fit a GPU's memory, an actor's fraction is that which it needs of the
-    memory, so that whichever share one do fit; there is one per stage, and more for the bottleneck, as long as all find
-    a place whatever Ray chooses.
-
-    Args:
-        seconds: of each stage per clip.
-        num_gpus: GPUs there are.
-        memory: what is known.
+    One CPU per node stays free: then one node has a whole one for a task, however actors are spread.
     """
-    equal = dict.fromkeys(seconds, num_gpus), dict.fromkeys(seconds, 1 / len(seconds))
-    if memory is None or memory.gpu_gb is None or any(stage not in memory.actors_gb for stage in seconds):
-        return equal
-    pools = [Pool(stage, num_gpus, 0, 1 / len(seconds), memory.actors_gb[stage]) for stage in seconds]
-    if _gb(_fullest_gpu(pools)) <= memory.gpu_gb:
-        return equal
-    steps = {stage: math.ceil(_SHARE_STEPS * memory.actors_gb[stage] / memory.gpu_gb) for stage in seconds}
-    actors, rooms = list(seconds), (_SHARE_STEPS,) * num_gpus
-    if not _find_places(tuple(steps.values()), rooms):
-        return equal
-    while True:
-        bottleneck = max(seconds, key=lambda stage: seconds[stage] / actors.count(stage))
-        if not _find_places(tuple(sorted(steps[stage] for stage in [*actors, bottleneck])), rooms):
-            break
-        actors.append(bottleneck)
-    shares = {stage: step / _SHARE_STEPS for stage, step in steps.items()}
-    return {stage: actors.count(stage) for stage in seconds}, shares
-
-
-@cache
-def _find_places(needs: tuple[int, ...], rooms: tuple[int, ...]) -> bool:
-    """Whether all needs find room, in whatever order they come and wherever each is put."""
-    for index, need in enumerate(needs):
-        left = [
-            tuple(sorted([*rooms[:place], room - need, *rooms[place + 1 :]]))
-            for place, room in enumerate(rooms)
-            if room >= need
-        ]
-        if not left or not all(_find_places((*needs[:index], *needs[index + 1 :]), rooms) for rooms in left):
-            return False
-    return True
-
-
-def _fullest_gpu(pools: Sequence[Pool], room: float = 1.0) -> list[Pool]:
-    """The actors, each as its pool, that need most memory of all that Ray could put on one GPU together."""
-    if not pools:
-        return []
-    pool, others = pools[0], pools[1:]
-    if not pool.num_gpus or pool.gpu_memory_gb is None:
-        return _fullest_gpu(others, room)
-    most = min(pool.size, int(room / min(pool.num_gpus, 1.0) + 1e-6))
-    choices = [[pool] * n + _fullest_gpu(others, room - n * min(pool.num_gpus, 1.0)) for n in range(most + 1)]
-    return max(choices, key=_gb)
-
-
-def _gb(actors: Sequence[Pool]) -> float:
-    return sum(actor.gpu_memory_gb or 0.0 for actor in actors)
+    usual = 1.0 if cluster.num_gpus else 0.5
+    if cluster.num_cpus is not None:
+        fixed = sum(pool.size * (pinned[pool.stage] or 0.0) for pool in pools)
+        num_free = sum(pool.size for pool in pools if pinned[pool.stage] is None)
+        reading = max(READING_CPUS, cluster.num_nodes)
+        left = cluster.num_cpus - reading - fixed
+        if left + ROUNDING < num_free / _CPU_STEPS:
+            needed = fixed + num_free / _CPU_STEPS
+            most = max(pools, key=lambda pool: pool.size * (pinned[pool.stage] or 1 / _CPU_STEPS))
+            raise PlanError(
+                f"pools need {needed:g} CPUs (most of them {most.stage}, {most.size} x "
+                f"{pinned[most.stage] or 1 / _CPU_STEPS:g}) and reading the manifest {reading:g}, the cluster has "
+                f"{cluster.num_cpus:g}: {math.ceil(needed + reading)} CPUs would do, or a lower "
+                f"pools.{most.stage}.num_cpus or size"
+            )
+        if num_free:
+            usual = min(usual, math.floor(_CPU_STEPS * left / num_free + ROUNDING) / _CPU_STEPS)
+    chosen = {stage: usual if cpus is None else cpus for stage, cpus in pinned.items()}
+    return [replace(pool, num_cpus=chosen[pool.stage]) for pool in pools]
 
 
 def _remedies(settings: Settings) -> str:
@@ -195,23 +172,24 @@ def _remedies(settings: Settings) -> str:
     return f"{', '.join([*compiling, *narrower, 'shorter clips'])} and lower resolutions need less"
 
 
-def _check_memory(pools: Sequence[Pool], gpu_gb: float, remedies: str) -> None:
+def _check_memory(pools: Sequence[Pool], gpu_gb: float, settings: Settings) -> None:
+    remedies = _remedies(settings)
     for pool in pools:
         if pool.num_gpus and (pool.gpu_memory_gb or 0) > gpu_gb:
             needs = f"pool {pool.stage} needs {pool.gpu_memory_gb:g} GB of GPU memory, a GPU has {gpu_gb:g}"
-            raise PlanError(f"{needs}: {remedies}, gpu_memory_gb names another size of GPU")
-    together = _fullest_gpu(pools)
-    if _gb(together) > gpu_gb + 1e-6:
+            raise MemoryPlanError(f"{needs}: {remedies}, gpu_memory_gb names another size of GPU")
+    together = fullest_gpu(pools)
+    if needed_gb(together) > gpu_gb + ROUNDING:
         names = ", ".join(f"{actor.stage} {actor.gpu_memory_gb:g}" for actor in together)
         num_stages = sum(pool.num_gpus > 0 for pool in pools)
-        raise PlanError(
-            f"pools that share a GPU need {_gb(together):g} GB of its memory ({names}), a GPU has {gpu_gb:g}: "
+        raise MemoryPlanError(
+            f"pools that share a GPU need {needed_gb(together):g} GB of its memory ({names}), a GPU has {gpu_gb:g}: "
             f"{num_stages} GPUs give each pool its own, pools.<stage>.num_gpus keeps some apart; {remedies}"
         )
 
 
-def _check_fit(pools: list[Pool], num_gpus: int) -> None:
+def _check_fit(pools: Sequence[Pool], num_gpus: int) -> None:
     needed = sum(pool.size * pool.num_gpus for pool in pools)
-    if needed > num_gpus + 1e-6:
+    if needed > num_gpus + ROUNDING:
         shares = ", ".join(f"{pool.stage} {pool.size} x {pool.num_gpus:g}" for pool in pools if pool.num_gpus)
         raise PlanError(f"pools need {needed:g} GPUs ({shares}), the run may use {num_gpus}: lower size or num_gpus")

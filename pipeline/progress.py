@@ -1,67 +1,27 @@
-"""Live progress of a run: counted by a small Ray actor, shown as a table or, without a terminal, as plain lines."""
+"""Live progress of a run: a table or, without a terminal, plain lines."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-import ray
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.board import StageBoard, StageCounts
 from pipeline.durations import format_duration
-from pipeline.plan import Pool
+from pipeline.pools import Pool
+from pipeline.run_lock import RunLock
 
 REFRESH_S = 0.5
 PLAIN_LINE_EVERY_S = 10.0
-
-
-@dataclass
-class StageCounts:
-    """Counters per stage name."""
-
-    in_flight: Counter[str] = field(default_factory=Counter)
-    passed: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-
-
-class _Board:
-    """Runs as a Ray actor; stages report to it and the driver asks it."""
-
-    def __init__(self) -> None:
-        self.counts = StageCounts()
-
-    def enter(self, stage: str) -> None:
-        self.counts.in_flight[stage] += 1
-
-    def leave(self, stage: str, is_healthy: bool) -> None:
-        self.counts.in_flight[stage] -= 1
-        (self.counts.passed if is_healthy else self.counts.failed)[stage] += 1
-
-    def snapshot(self) -> StageCounts:
-        return self.counts
-
-
-class StageBoard:
-    """What every stage is working on right now; needs a Ray connection."""
-
-    def __init__(self) -> None:
-        self.handle: Any = ray.remote(_Board).options(num_cpus=0).remote()
-
-    def snapshot(self) -> StageCounts:
-        """Ask for the counters; empty ones if the board does not answer in time."""
-        try:
-            return ray.get(self.handle.snapshot.remote(), timeout=5)
-        except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
-            return StageCounts()
 
 
 @dataclass
@@ -76,7 +36,7 @@ class RunCounts:
         started: `time.monotonic()` when the first clip could start.
     """
 
-    num_rows: int
+    num_rows: int = 0
     num_skipped: int = 0
     num_done: int = 0
     num_failed: int = 0
@@ -112,10 +72,11 @@ class ProgressDisplay:
     Args:
         console: where to; a terminal gets a live table, anything else a plain line every ten seconds.
         counts: updated by the caller.
+        lock: of the output; gets the counts to pass on to others.
     """
 
-    def __init__(self, console: Console, counts: RunCounts):
-        self.console, self.counts = console, counts
+    def __init__(self, console: Console, counts: RunCounts, lock: RunLock | None = None):
+        self.console, self.counts, self.lock = console, counts, lock
         self.lane, self.pools = "", tuple[Pool, ...]()
         self.board: StageBoard | None = None
         self._finished = threading.Event()
@@ -147,10 +108,17 @@ class ProgressDisplay:
         interval = PLAIN_LINE_EVERY_S if self._live is None else REFRESH_S
         while not self._finished.wait(interval):
             stages = self.board.snapshot() if self.board is not None else StageCounts()
+            if self.lock is not None:
+                self.lock.progress = self._facts(stages)
             if self._live is None:
                 self.console.print(plain_line(self.counts, stages), highlight=False, soft_wrap=True)
             else:
                 self._live.update(live_table(self.lane, self.pools, self.counts, stages), refresh=True)
+
+    def _facts(self, stages: StageCounts) -> dict[str, Any]:
+        counts = self.counts
+        totals = {name: getattr(counts, name) for name in ("num_rows", "num_skipped", "num_done", "num_failed")}
+        return {**totals, "lane": self.lane, "clips_per_minute": counts.clips_per_minute, "in_flight": stages.in_flight}
 
 
 def _memory_each(pool: Pool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import chain, islice
 from typing import Any
 
 from rich.console import Console
@@ -16,10 +17,11 @@ from actors.row import Failure
 from actors.storage import join
 from actors.writing import clip_name
 from pipeline.durations import format_duration
-from pipeline.gallery import ClipCard, RunFacts, render_gallery
+from pipeline.gallery import MAX_CARDS, ClipCard, RunFacts, render_gallery
 from pipeline.ledger import DEAD_LETTER_NAME
 from pipeline.manifest import DEAD_LETTER_KEY
 from pipeline.run import Run
+from pipeline.worklist import Status
 
 _SUMMARY_ROWS = 20
 
@@ -50,14 +52,15 @@ def write_books(run: Run) -> str:
         "checkpoint": run.spec.checkpoint_url,
         "totals": totals,
         "settings": run.settings.model_dump(mode="json"),
-        "pools": {lane: [asdict(pool) for pool in pools] for lane, pools in result.pools.items()},
+        "pools": {lane: [asdict(pool) for pool in plan.pools] for lane, plan in result.plans.items()},
+        "phased_lanes": [lane for lane, plan in result.plans.items() if plan.is_phased],
         "versions": result.versions,
     }
-    ledger.write_results([result.records[clip_id] for clip_id in sorted(result.records)])
-    ledger.write_dead_letters(result.dead_letters)
+    ledger.write_results(result.committed_ids)
+    ledger.write_dead_letters(result.dead_letters.to_jsonl())
     ledger.write_run(facts)
     page = RunFacts(
-        title=run.spec.output_url.rstrip("/").rpartition("/")[2] or run.spec.output_url,
+        title=run.spec.output_name,
         started=facts["started_at"],
         finished=facts["finished_at"] if result.is_complete else None,
         mode=run.spec.settings.mode,
@@ -70,18 +73,27 @@ def write_books(run: Run) -> str:
         versions=result.versions,
         dead_letter_url=DEAD_LETTER_NAME if result.dead_letters else None,
     )
-    return ledger.write_gallery(render_gallery(page, list(_cards(run))))
+    num_others = sum(clip_id not in result.worklist for clip_id in result.committed_ids)
+    num_cards = len(result.dead_letters) + result.worklist.num_made + num_others
+    return ledger.write_gallery(render_gallery(page, list(_cards(run)), num_cards))
 
 
 def _cards(run: Run) -> Iterator[ClipCard]:
     """Dead letters first, since somebody has to do something; then this manifest's clips; then the output's others."""
     result = run.result
-    for letter in result.dead_letters:
+    for letter in result.dead_letters.first[:MAX_CARDS]:
         yield _dead_card(letter)
-    own = [clip_id for clip_id in result.manifest_ids if clip_id in result.records.keys() - result.failed_ids]
-    others = sorted(result.records.keys() - set(own) - result.failed_ids)
-    for clip_id in own + others:
-        yield _clip_card(result.records[clip_id])
+    yield from map(_clip_card, _first_records(run, MAX_CARDS - len(result.dead_letters)))
+
+
+def _first_records(run: Run, num_records: int) -> list[dict[str, Any]]:
+    """Records of this manifest's clips, and of others in the output behind them; of a failed row's older clip none."""
+    worklist, committed = run.result.worklist, run.result.committed_ids
+    own = (clip_id for clip_id in worklist if worklist.status(clip_id) in (Status.DONE, Status.SKIPPED))
+    others = (clip_id for clip_id in sorted(committed) if clip_id not in worklist)
+    ids = list(islice(chain(own, others), max(0, num_records)))
+    records = {record["id"]: record for record in run.ledger.records(ids)}
+    return [records[clip_id] for clip_id in ids if clip_id in records]
 
 
 def _clip_card(record: dict[str, Any]) -> ClipCard:
@@ -134,14 +146,12 @@ def print_summary(console: Console, run: Run, gallery_url: str) -> None:
     for name in ("size", "length"):
         table.add_column(name, justify="right")
     table.add_column("status", overflow="fold")
-    for letter in result.dead_letters[:_SUMMARY_ROWS]:
+    for letter in result.dead_letters.first[:_SUMMARY_ROWS]:
         failure, clip_id = _failure(letter), _dead_name(letter)
         table.add_row(
             escape(clip_id), escape(str(letter.get("language") or "")), "", "", f"[red]{escape(str(failure))}"
         )
-    done_ids = result.records.keys() - result.failed_ids
-    done = [result.records[clip_id] for clip_id in result.manifest_ids if clip_id in done_ids]
-    for record in done[: max(0, _SUMMARY_ROWS - len(result.dead_letters))]:
+    for record in _first_records(run, min(_SUMMARY_ROWS - len(result.dead_letters), result.worklist.num_made)):
         mp4 = record["mp4"]
         size, length = f"{mp4['width']}x{mp4['height']}", f"{mp4['video_s']:.2f} s"
         table.add_row(record["id"], LANGUAGES[record["request"]["language"]], size, length, "[green]done")

@@ -24,6 +24,7 @@ from model.sampling import (
     GuidedSampling,
     SuperResolutionSampling,
 )
+from pipeline.patience import Patience
 
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Scale = Annotated[float, Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False)]
@@ -172,6 +173,21 @@ class PoolsSettings(_Section):
     writing: PoolSettings = PoolSettings()
 
 
+class PatienceSettings(_Section):
+    """How long the driver waits before it starts a lane anew, see `pipeline.supervision.Patience`."""
+
+    stall_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1800.0
+    """Without any report of an actor; loading and compiling of models count as silence."""
+    replacement_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+    """Without a finished clip while the cluster has less than the pools need; a lost node's replacement may come."""
+    max_fruitless: Annotated[int, Field(ge=1)] = 3
+    """Starts one after the other that bring no clip; then the run ends, to be continued."""
+
+    def patience(self) -> Patience:
+        """As the watch takes it."""
+        return Patience(**self.model_dump())
+
+
 class Settings(_Section):
     """Settings of a run."""
 
@@ -200,6 +216,14 @@ class Settings(_Section):
     sampling: SamplingSettings = SamplingSettings()
     encoding: EncodingSettings = EncodingSettings()
     pools: PoolsSettings = PoolsSettings()
+    execution: Literal["auto", "streaming", "phased"] = "auto"
+    """`streaming`: all stages at once. `phased`: stage after stage, one model at a time. `auto`: phased only where
+    all models do not fit the GPUs' memory."""
+    costs: str | None = None
+    """URL of what `jobs.benchmark` measured, for planning; by default the published figures."""
+    max_attempts: Annotated[int, Field(ge=1)] = 3
+    """How often a clip's processing is begun in one stage, where its worker process dies each time."""
+    patience: PatienceSettings = PatienceSettings()
 
     @property
     def _compile_cache_url(self) -> str | None:

@@ -2,62 +2,113 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
+
+import torch
 
 from actors.row import ACTOR_START, ClipRow, Failure
 from actors.stage import Stage
 from actors.storage import StorageError
 from model.graph_cache import CompileError
+from pipeline.board import StageBoard
+from pipeline.gate import Gate
+
+logger = logging.getLogger(__name__)
 
 # What is wrong with a machine, a checkpoint or a setting; anything else is a fault of ours and ends the actor.
 _START_ERRORS = (ValueError, OSError, RuntimeError, ImportError)
-_WAITS_S = (2.0, 8.0)
-"""Before another try, where a store let the start down."""
+_BEFORE_ANOTHER_START_S = 30.0
 
 
 class StageActor:
     """A stage inside a Ray actor; tells the board when a clip comes and goes.
 
     A stage that cannot start does not end the actor, which Ray would try again and tell of in pages of tracebacks:
-    every row comes back with the reason, and the driver ends the run by the first.
+    the board and every row get the reason, and the driver ends the run by the first. Where other actors of the stage
+    have started, this machine is at fault: the process waits and ends, and Ray starts it anew where there is room.
+    A process whose GPU is in a broken state ends at once, and its clips are tried again.
+
+    A clip whose worker died, by whatever cause, comes back by Ray's doing. It is processed alone from then on, so that
+    it takes no other clip with it, and not any more when `max_attempts` workers have died. A clip that finds no
+    memory on the GPU is tried once more, alone.
 
     Args:
         stage_class: the stage.
         arguments: of its constructor.
-        board: handle of `pipeline.progress.StageBoard`.
+        board: where to report.
+        max_attempts: how often a clip's processing is begun in one stage.
     """
 
-    def __init__(self, stage_class: type[Stage], arguments: Mapping[str, Any], board: Any):
-        self.board, self.name = board, stage_class.name
+    def __init__(self, stage_class: type[Stage], arguments: Mapping[str, Any], board: StageBoard, max_attempts: int):
+        self.board, self.name, self.max_attempts = board, stage_class.name, max_attempts
+        self.gate = Gate()
         self.stage: Stage | None = None
-        for wait_s in (*_WAITS_S, None):
-            try:
-                self.stage = stage_class(**arguments)
-                break
-            except _START_ERRORS as error:
-                if isinstance(error, StorageError) and wait_s is not None:  # a store may answer the next time
-                    time.sleep(wait_s)
-                    continue
-                kind = (
-                    "" if isinstance(error, ValueError | StorageError | CompileError) else f"{type(error).__name__}: "
-                )
-                reason = " ".join(f"{kind}{error}".split())
-                self.start_failure = Failure(self.name, ACTOR_START, None, reason).to_json()
-                break
+        self.start_failure: str | None = None
+        try:
+            self.stage = stage_class(**arguments)
+        except _START_ERRORS as error:
+            kind = "" if isinstance(error, ValueError | StorageError | CompileError) else f"{type(error).__name__}: "
+            self.start_failure = " ".join(f"{kind}{error}".split())
+        self.is_started_elsewhere = board.report_start(self.name, self.start_failure)
 
     def __call__(self, row: ClipRow) -> ClipRow:
         """Process one row."""
         if row["failure"] is not None:
             return row
         if self.stage is None:
-            return {**row, "failure": self.start_failure}
-        self.board.enter.remote(self.name)
-        result = None
+            if self.is_started_elsewhere:
+                time.sleep(_BEFORE_ANOTHER_START_S)
+                _end_this_process(f"{self.name} cannot start here: {self.start_failure}")
+            return self._failed(row, self.start_failure or "", ACTOR_START)
+        num_died = self.board.enter(self.name, row["id"])
+        started, result = time.perf_counter(), None
         try:
-            result = self.stage(row)
+            result = self._give_up(row, num_died) if num_died >= self.max_attempts else self._process(row, num_died)
             return result
         finally:
             is_healthy = result is not None and result["failure"] is None
-            self.board.leave.remote(self.name, is_healthy)
+            self.board.leave(self.name, row["id"], is_healthy, time.perf_counter() - started)
+
+    def _process(self, row: ClipRow, num_died: int) -> ClipRow:
+        if not num_died:
+            with self.gate.shared():
+                self.board.begin(self.name, row["id"])
+                try:
+                    return self._run(row)
+                except torch.OutOfMemoryError:
+                    pass  # others may hold what this one lacks
+        with self.gate.alone():
+            if num_died:
+                self.board.begin(self.name, row["id"])
+            elif torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            try:
+                return self._run(row)
+            except torch.OutOfMemoryError as error:
+                reason = " ".join(str(error).split())
+                return self._failed(row, f"does not fit the GPU's memory, even alone: {reason}")
+
+    def _run(self, row: ClipRow) -> ClipRow:
+        assert self.stage is not None
+        try:
+            return self.stage(row)
+        except torch.OutOfMemoryError:
+            raise
+        except torch.AcceleratorError as error:
+            _end_this_process(f"{row['id']} in {self.name}: the GPU is in a broken state: {error}")
+
+    def _give_up(self, row: ClipRow, num_died: int) -> ClipRow:
+        return self._failed(row, f"its worker process died {num_died} times while at work on it")
+
+    def _failed(self, row: ClipRow, reason: str, field: str = "") -> ClipRow:
+        return {**row, "payload": b"", "failure": Failure(self.name, field, None, reason).to_json()}
+
+
+def _end_this_process(reason: str) -> NoReturn:
+    logger.error("%s; this process ends, Ray starts it anew", reason)
+    logging.shutdown()
+    os._exit(1)

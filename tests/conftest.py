@@ -1,4 +1,4 @@
-"""What all tests share: threads, Ray's token, and a real S3 server over HTTP."""
+"""What all tests share: threads, Ray's token, a real S3 server over HTTP, and a real Ray cluster."""
 
 import os
 import secrets
@@ -11,7 +11,11 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
+import psutil
 import pytest
 import s3fs
 import torch
@@ -20,6 +24,8 @@ import torch
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
 torch.set_num_threads(1)
+
+RAY = Path(sys.executable).with_name("ray")
 
 
 def free_port() -> int:
@@ -82,3 +88,35 @@ def espeak() -> None:
         if os.environ.get("CI"):
             pytest.fail("espeak-ng is not installed; on Debian: apt-get install espeak-ng")
         pytest.skip("espeak-ng is not installed; on Debian: apt-get install espeak-ng")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running Ray cluster."""
+
+    address: str
+    dashboard_url: str
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """One real Ray cluster for the whole session, protected by the session's token."""
+    port, dashboard_port = free_port(), free_port()
+    command = [str(RAY), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=16"]
+    command += ["--node-ip-address=127.0.0.1", f"--port={port}", "--object-store-memory=500000000"]
+    command += ["--include-dashboard=true", f"--dashboard-port={dashboard_port}"]
+    # Out of the source folder, so that workers find the project where it is installed and nowhere else.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/")
+    try:
+        for line in process.stdout:
+            if "Ray runtime started" in line:
+                break
+        else:
+            pytest.fail(f"ray start ended with status {process.wait()}")
+        yield Cluster(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}")
+    finally:
+        # All at once: asked politely, the parts of a cluster wait half a minute for each other.
+        for part in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                part.kill()
+        process.wait(timeout=60)

@@ -47,6 +47,7 @@ def test_every_setting_and_exit_status_is_documented():
         "docs/manifest.md",
         "docs/settings.md",
         "docs/operations.md",
+        "docs/planning.md",
         "docs/parity.md",
         "docs/performance.md",
         "docs/checkpoints.md",

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.floors import Rates, measure_rates, network_floor_s, transformer_floor_s, transformer_flops
+from benchmarks.floors import Rates, measure_rates, network_floor_s, transformer_floor_s
 from benchmarks.networks import random_transformer, random_turbo_vae
 from benchmarks.scale import RELEASE, SMALL
 from benchmarks.stages import noise_clip
 from model.attention import SdpaAttention
 from model.denoiser import Denoiser
+from model.operations import transformer_flops
 
 CPU = torch.device("cpu")
 RATES = Rates(copy_gb_per_s=1000, matrix_tflops={"bf16": 790, "fp8": 1580})

@@ -122,7 +122,7 @@ def test_what_would_fail_in_a_worker_is_one_line(
 
 def test_a_manifest_asks_for_other_heads_and_has_their_pictures(tmp_path):
     assert main(["manifest", "--output", str(tmp_path), "--num-clips", "98", "--conditions", "image"]) == 0
-    rows = read_manifest(str(tmp_path / "manifest.jsonl"))
+    rows = list(read_manifest(str(tmp_path / "manifest.jsonl")))
     assert all(row.failure is None and isinstance(row.request, ClipRequest) for row in rows)
     asked = [row.request.metadata["small_world"] for row in rows]
     assert len({one["word"] for one in asked}) == 98

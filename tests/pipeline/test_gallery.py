@@ -243,7 +243,9 @@ def test_cards_beyond_the_cap_are_left_to_the_results_file():
 
 
 def test_language_counts_are_those_of_the_cards_shown():
-    page = Page(render_gallery(RUN, [clip("a"), clip("b"), clip("c", "ja"), dead_letter("d"), clip("e", "ko")], 4))
+    page = Page(
+        render_gallery(RUN, [clip("a"), clip("b"), clip("c", "ja"), dead_letter("d"), clip("e", "ko")], max_cards=4)
+    )
     chips = [label[2].split() for label in page.all("label", class_="chip")]
     assert chips == [
         ["English", "2"],

@@ -29,7 +29,10 @@ def contents(tmp_path_factory):
 
 def work_on(*requests, mode="distill", samplers=None, video_decoder="turbo_vae"):
     lane = Lane(mode, requests[0].resolution)
-    return LaneWork(lane, requests, LaneFingerprint("", "", Capabilities()), (video_decoder,), samplers or Samplers())
+    counts = (1,) * len(requests)
+    return LaneWork(
+        lane, requests, counts, LaneFingerprint("", "", Capabilities()), (video_decoder,), samplers or Samplers()
+    )
 
 
 def clip(resolution, **values):

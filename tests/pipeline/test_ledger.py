@@ -9,9 +9,9 @@ from model.capabilities import Capabilities, read_capabilities
 from model.checkpoint_files import LocalFiles
 from model.checkpoint_writer import write_capabilities
 from model.layout import find_layout
-from pipeline.lane import component_fingerprint, split_into_lanes
+from pipeline.lane import Lanes, component_fingerprint
 from pipeline.ledger import Ledger
-from pipeline.run import RunSpec
+from pipeline.run_spec import RunSpec
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings, load_settings
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -29,7 +29,7 @@ def test_a_marker_that_is_no_record_counts_as_not_there(tmp_path, content, caplo
     (tmp_path / "clips/good.json").write_text('{"id": "good", "version": 1}')
     ledger = Ledger(str(tmp_path))
     assert ledger.committed_ids() == {"a", "good"}
-    assert list(ledger.read_records(ledger.committed_ids())) == ["good"]
+    assert [record["id"] for record in ledger.records(ledger.committed_ids())] == ["good"]
     assert "clips/a.json is not a record of a clip" in caplog.text
 
 
@@ -107,7 +107,10 @@ def checkpoint(tmp_path_factory):
 def lanes(folder, requests, overrides=()):
     files, settings = LocalFiles(folder), load_settings(None, overrides)
     layout = find_layout(files)
-    return split_into_lanes(requests, files, layout, settings, read_capabilities(files, layout))
+    lanes = Lanes(files, layout, settings, read_capabilities(files, layout))
+    for request in requests:
+        lanes.add(request)
+    return lanes.works()
 
 
 def lane_hash(folder, overrides=(), **fields):

@@ -7,7 +7,7 @@ import pytest
 
 from actors.request import LANGUAGES
 from actors.storage import write_atomically
-from pipeline.ledger import Ledger
+from pipeline.dead_letters import DeadLetters
 from pipeline.manifest import ManifestError, read_manifest
 
 GOOD = {"id": "a", "prompt": "A woman speaks.", "language": "en"}
@@ -51,7 +51,7 @@ def test_bad_lines_fail_alone_and_say_where(tmp_path):
         {**GOOD, "id": "c", "language": "xx"},
         GOOD,
     )
-    rows = read_manifest(url)
+    rows = list(read_manifest(url))
     assert [row.line for row in rows] == [1, 2, 3, 4, 6, 7]
     assert [row.request is None for row in rows] == [False, True, True, True, True, True]
     assert [row.failure.field for row in rows[1:]] == ["row", "row", "row", "language", "id"]
@@ -80,13 +80,13 @@ def test_a_dead_letter_is_the_row_plus_the_reason_and_can_be_fed_back(tmp_path):
 
 def test_an_unreadable_manifest_is_one_clear_line(tmp_path):
     with pytest.raises(ManifestError, match=r"manifest .*absent\.jsonl: "):
-        read_manifest(str(tmp_path / "absent.jsonl"))
+        list(read_manifest(str(tmp_path / "absent.jsonl")))
     (tmp_path / "m.txt").write_text("x")
     with pytest.raises(ManifestError, match=r"name must end in one of \.jsonl, \.ndjson, \.csv, \.parquet"):
-        read_manifest(str(tmp_path / "m.txt"))
+        list(read_manifest(str(tmp_path / "m.txt")))
     (tmp_path / "m.parquet").write_text("no parquet")
     with pytest.raises(ManifestError, match=r"manifest .*m\.parquet: "):
-        read_manifest(str(tmp_path / "m.parquet"))
+        list(read_manifest(str(tmp_path / "m.parquet")))
 
 
 HOSTILE_LINES = {
@@ -113,8 +113,9 @@ def test_a_hostile_line_fails_alone_and_can_be_written_down(tmp_path, line):
     assert other.request is not None
     if bad.request is None:
         assert "\n" not in bad.failure.reason
-        Ledger(str(tmp_path)).write_dead_letters([bad.dead_letter(bad.failure)])
-        (written,) = (tmp_path / "dead_letter.jsonl").read_bytes().splitlines()
+        letters = DeadLetters()
+        letters.add(bad.dead_letter(bad.failure))
+        (written,) = letters.to_jsonl().splitlines()
         json.loads(written, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     else:
         assert json.loads(bad.request.model_dump_json().encode()), "what passes can travel"
@@ -135,7 +136,7 @@ def test_an_unclosed_quote_in_csv_swallows_nothing(tmp_path):
     rows = "".join(f"clip-{number},words,en\n" for number in range(100))
     (tmp_path / "m.csv").write_text('id,prompt,language\nfirst,"never closed,en\n' + rows)
     with pytest.raises(ManifestError, match="unexpected end of data"):
-        read_manifest(str(tmp_path / "m.csv"))
+        list(read_manifest(str(tmp_path / "m.csv")))
 
 
 def test_nulls_inside_a_parquet_prompt_are_not_given(tmp_path):
@@ -157,7 +158,7 @@ def test_a_dead_letter_keeps_references_resolved(tmp_path):
 
 @pytest.mark.parametrize("name", ["demo", "release"])
 def test_the_example_manifests_have_every_language_once(name):
-    rows = read_manifest(f"examples/{name}.jsonl")
+    rows = list(read_manifest(f"examples/{name}.jsonl"))
     assert sorted(row.request.language for row in rows) == sorted(LANGUAGES)
     assert sum(row.request.image is not None for row in rows) == 1
 
@@ -165,7 +166,7 @@ def test_the_example_manifests_have_every_language_once(name):
 def test_a_damaged_archive_is_one_clear_line(tmp_path):
     (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:-20] + b"y" * 12)
     with pytest.raises(ManifestError, match=r"m\.jsonl\.gz: "):
-        read_manifest(str(tmp_path / "m.jsonl.gz"))
+        list(read_manifest(str(tmp_path / "m.jsonl.gz")))
 
 
 def test_metadata_is_kept_whole_or_refused(tmp_path):

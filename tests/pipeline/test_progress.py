@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.durations import format_duration
-from pipeline.plan import Pool
+from pipeline.pools import Pool
 from pipeline.progress import ProgressDisplay, RunCounts, StageCounts, live_table, plain_line
 
 STAGES = StageCounts(in_flight=Counter(base_generation=2, decoding=1, writing=0), passed=Counter(conditioning=9))

@@ -1,0 +1,115 @@
+"""`python -m jobs.plan`: how a manifest would be run, how long it takes and what it costs, before anything starts.
+
+Needs no cluster, and no checkpoint: without one the release's sizes count. Exit status: 0 when every row would become a
+clip, 3 when some rows would be dead letters, 2 for wrong usage or what does not fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from jobs.arguments import natural
+from pipeline.costs import CostError, CostTable, load_costs
+from pipeline.forecast import Forecaster, Model, summarise
+from pipeline.forecast_report import Forecast
+from pipeline.gpu_memory import known_gpu_memory_gb
+from pipeline.manifest import read_manifest
+from pipeline.settings import load_settings
+
+EXIT_DONE = 0
+EXIT_USAGE = 2
+EXIT_DEAD_LETTERS = 3
+
+_GPUS = ("h100", "h200")
+_NARROWEST = 100
+"""Columns of output that does not go to a terminal."""
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; wrong usage ends the process with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.plan",
+        description="Say how a manifest would be run: pools, clips per hour, hours, GPU-hours, cost.",
+        epilog="Exit status: 0 every row would become a clip, 3 some rows would be dead letters, 2 wrong usage or "
+        "pools that do not fit. What the figures are: docs/planning.md.",
+    )
+    parser.add_argument("--manifest", required=True, metavar="URL", help="JSONL, CSV or Parquet; local or e.g. s3://")
+    parser.add_argument("--gpus", required=True, type=natural, metavar="N", help="GPUs the run may use")
+    parser.add_argument("--gpu", choices=_GPUS, default=_GPUS[0], help="their type (default: h100)")
+    parser.add_argument("--price", type=price_per_hour, metavar="P", help="of one GPU-hour, in whatever currency")
+    parser.add_argument("--costs", metavar="URL", help="file of jobs.benchmark, for figures of your own machine")
+    parser.add_argument("--checkpoint", metavar="URL", help="plan for this one (default: the release's sizes)")
+    parser.add_argument("--mode", choices=("base", "distill"), help="as in jobs.generate")
+    parser.add_argument("--settings", metavar="FILE", help="YAML file of settings, as in jobs.generate")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one setting"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser.parse_args(arguments)
+
+
+def price_per_hour(text: str) -> float:
+    """A price from 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is less, or without end.
+        ValueError: it is no number.
+    """
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number from 0, got {text}")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Plan and print; returns the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        forecast = _forecast(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    if options.json:
+        print(json.dumps(forecast.as_json(), ensure_ascii=False, indent=1))
+    else:
+        console = Console()
+        forecast.print(console if console.is_terminal else Console(width=_NARROWEST))
+    return EXIT_DEAD_LETTERS if forecast.summary.num_refused else EXIT_DONE
+
+
+def _forecast(options: argparse.Namespace) -> Forecast:
+    overrides = [*options.overrides, *([f"mode={options.mode}"] if options.mode else [])]
+    settings = load_settings(options.settings, overrides)
+    table = load_costs(options.costs or settings.costs)
+    _require_costs_of_the_machine(table, options.gpus)
+    model, gpu = Model.at(options.checkpoint), options.gpu.upper()
+    summary = summarise(read_manifest(options.manifest), model)
+    return Forecast(
+        manifest_url=options.manifest,
+        summary=summary,
+        lanes=Forecaster(settings, model, table, options.gpus, gpu).forecast(summary),
+        table=table,
+        gpu=gpu,
+        gpu_gb=known_gpu_memory_gb(settings.gpu_memory_gb, gpu),
+        num_gpus=options.gpus,
+        price=options.price,
+        precision=settings.precision,
+        default_seconds=model.capabilities.default_seconds,
+    )
+
+
+def _require_costs_of_the_machine(table: CostTable, num_gpus: int) -> None:
+    if table.is_of_cpu == (num_gpus == 0):
+        return
+    wanted = "a GPU" if num_gpus else "a CPU"
+    reason = f"needs figures of {wanted}, these are of {table.device}"
+    raise CostError(f"--gpus {num_gpus} {reason}: --costs names a file that jobs.benchmark wrote on such a machine")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

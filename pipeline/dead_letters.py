@@ -1,0 +1,39 @@
+"""Rows that became no clip, kept on the disk while a run goes on; the first ones at hand as well."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from typing import Any
+
+NUM_AT_HAND = 1000
+
+
+class DeadLetters:
+    """Collects rows in manifest form with the reason.
+
+    Attributes:
+        first: the first `NUM_AT_HAND` of them.
+    """
+
+    def __init__(self) -> None:
+        self.first: list[dict[str, Any]] = []
+        self._num = 0
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the run
+
+    def __len__(self) -> int:
+        return self._num
+
+    def add(self, letter: dict[str, Any]) -> None:
+        """Take a row, see `pipeline.manifest.ManifestRow.dead_letter`."""
+        if self._num < NUM_AT_HAND:
+            self.first.append(letter)
+        self._num += 1
+        # Half an emoji has no bytes in UTF-8; written as the escape it was, it stays valid JSON.
+        line = json.dumps(letter, ensure_ascii=False, default=str) + "\n"
+        self._file.write(line.encode(errors="backslashreplace"))
+
+    def to_jsonl(self) -> bytes:
+        """All of them: a manifest, once mended."""
+        self._file.seek(0)
+        return self._file.read()  # and leaves the file at its end, where the next one goes

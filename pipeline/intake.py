@@ -1,0 +1,122 @@
+"""What a run has to do: its manifest, held against what the output has and what the checkpoint can make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from actors.checkpoint_source import open_checkpoint
+from actors.request import ClipRequest
+from actors.row import Failure
+from model.capabilities import Capabilities, read_capabilities
+from model.checkpoint_files import CheckpointError, CheckpointFiles
+from model.components import Contents
+from model.inspection import check_components
+from model.layout import Layout, find_layout
+from pipeline.lane import Lanes, LaneWork
+from pipeline.ledger import Ledger
+from pipeline.manifest import read_manifest
+from pipeline.offer import find_impossible
+from pipeline.run_result import RunResult
+from pipeline.run_spec import RunSpec
+from pipeline.worklist import Status
+
+
+class Intake:
+    """Sorts the rows of a manifest.
+
+    Args:
+        spec: of the run.
+        ledger: of its output.
+        result: gets the rows.
+
+    Attributes:
+        capabilities: what the checkpoint can be asked for; the release's until a valid row has made us look.
+        contents: of the components that the clips to do are made with.
+    """
+
+    def __init__(self, spec: RunSpec, ledger: Ledger, result: RunResult):
+        self.spec, self.ledger, self.result = spec, ledger, result
+        self.capabilities = Capabilities()
+        self.contents: dict[str, Contents] = {}
+        self._fingerprints: dict[str, str] = {}
+        self._checkpoint: tuple[CheckpointFiles, Layout, Lanes] | None = None
+
+    def read(self) -> list[LaneWork]:
+        """Read the manifest once; what is left to do, lane by lane.
+
+        What this checkpoint cannot make becomes a dead letter, and so does a clip in the output that was made from
+        something else, unless it may be overwritten. If anything is left, the checkpoint's components for it are looked
+        through, so that a fault shows before a GPU is taken.
+
+        Raises:
+            CheckpointError: if the checkpoint lacks a component or holds one that is not sound.
+            ManifestError: if the manifest cannot be read.
+            SettingsError: if the settings do not go with the checkpoint's samplers.
+            StorageError: if the checkpoint or the output cannot be read.
+        """
+        is_output_known = False
+        for row in read_manifest(self.spec.manifest_url):
+            self.result.counts.num_rows += 1
+            if row.request is None:
+                self.result.refuse(row)
+                continue
+            if not is_output_known:
+                self._look_at_output()
+                is_output_known = True
+            with self._naming_the_checkpoint():
+                status = self._sort(row.request)
+            if isinstance(status, Failure):
+                self.result.refuse(row, status)
+                continue
+            self.result.worklist.add(row.line, row.request, status)
+            self.result.counts.num_skipped += status == Status.SKIPPED
+        if not is_output_known:
+            self._look_at_output()
+        if self._checkpoint is None:
+            return []
+        files, _, lanes = self._checkpoint
+        with self._naming_the_checkpoint():
+            works = lanes.works()
+            needed = tuple(dict.fromkeys(name for work in works for name in work.components))
+            self.contents = check_components(files, needed)
+        return works
+
+    def _look_at_output(self) -> None:
+        self._fingerprints = self.ledger.fingerprints(self.ledger.committed_ids())
+        self.result.committed_ids = set(self._fingerprints)
+
+    def _sort(self, request: ClipRequest) -> Status | Failure:
+        if self._checkpoint is None:
+            files = open_checkpoint(self.spec.checkpoint_url)
+            layout = find_layout(files)
+            self.capabilities = read_capabilities(files, layout)
+            self._checkpoint = files, layout, Lanes(files, layout, self.spec.settings, self.capabilities)
+        _, layout, lanes = self._checkpoint
+        failure = find_impossible(request, self.capabilities, layout)
+        if failure is not None:
+            return failure
+        found = self._fingerprints.get(request.id)
+        if found is not None:
+            wanted = lanes.fingerprint(request)
+            if found == wanted:
+                return Status.SKIPPED
+            if not self.spec.overwrite:
+                return _made_from_something_else(request.id, found, wanted)
+        lanes.add(request)
+        return Status.TODO
+
+    @contextmanager
+    def _naming_the_checkpoint(self) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError as error:
+            raise CheckpointError(f"checkpoint {self.spec.checkpoint_url}: {error}") from error
+
+
+def _made_from_something_else(clip_id: str, found: str, wanted: str) -> Failure:
+    reason = (
+        "the output holds a clip of this id made from another request, checkpoint or settings (fingerprint "
+        f"{found[:8]}, now {wanted[:8]}): give the row another id, write to another output, or pass --overwrite"
+    )
+    return Failure("manifest", "id", clip_id, reason)

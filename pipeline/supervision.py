@@ -1,0 +1,123 @@
+"""Keeps a lane running: watches it, and starts it anew where it does not go on by itself.
+
+A lane's graph runs in a process of its own. The driver stays free to look at the clock and at the cluster and to answer
+signals; ending that process ends all its actors, in whatever state they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.row import ClipRow
+from pipeline.board import Attempts, StageBoard, StageCounts
+from pipeline.graph import LaneGraph, run_lane
+from pipeline.patience import Patience, Sight, Verdict, is_short, judge
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 1.0
+RELEASE_S = 20.0
+"""How long clips in flight may come to an end once the run is told to stop."""
+
+
+class StartError(RuntimeError):
+    """The actors of a pool cannot start; the message is one line that says which and why."""
+
+
+class StuckError(RuntimeError):
+    """A lane does not go on, however often it is started anew; the message is one line."""
+
+
+class LaneWatch:
+    """One go at a lane: rows as they come, until the last, or until it has to be ended.
+
+    Args:
+        graph: what runs.
+        board: new, for this go alone.
+        patience: when to end it.
+        is_told_to_stop: asked again and again; rows may come for `RELEASE_S` then.
+        keep_deaths: told how many workers have died over which clips, whenever that changes.
+    """
+
+    def __init__(
+        self,
+        graph: LaneGraph,
+        board: StageBoard,
+        patience: Patience,
+        is_told_to_stop: Callable[[], bool],
+        keep_deaths: Callable[[Attempts], None],
+    ):
+        self.graph, self.board, self.patience = graph, board, patience
+        self.is_told_to_stop, self.keep_deaths = is_told_to_stop, keep_deaths
+        self.verdict: Verdict = "goes on"
+
+    def rows(self, chunks: Sequence[bytes]) -> Iterator[ClipRow]:
+        """Run the graph.
+
+        After the last row, `verdict` says whether it was ended.
+
+        Raises:
+            StartError: if no actor of a pool can start.
+        """
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        process = ray.remote(_LaneProcess).options(num_cpus=0, scheduling_strategy=here).remote()
+        results = process.run.options(num_returns="streaming").remote(chunks, self.graph, self.board)
+        try:
+            yield from self._watched(results)
+        finally:
+            ray.kill(process)
+
+    def _watched(self, results: Any) -> Iterator[ClipRow]:
+        now = time.monotonic()
+        last_row = last_look = now
+        # Before there has been enough, nodes are still on their way.
+        enough_since: float | None = None
+        stop_at: float | None = None
+        while True:
+            ready, _ = ray.wait([results], timeout=_LOOK_EVERY_S)
+            now = time.monotonic()
+            if ready:
+                try:
+                    yield ray.get(next(results))
+                    last_row = now
+                except StopIteration:
+                    return
+                except ray.exceptions.ActorDiedError as error:
+                    logger.warning("the lane's process died: %s", " ".join(str(error).split()))
+                    self.verdict = "process died"
+                    return
+            if self.is_told_to_stop():
+                stop_at = stop_at or now + RELEASE_S
+                if now > stop_at:
+                    return
+            if now - last_look < _LOOK_EVERY_S:
+                continue
+            last_look = now
+            counts = self.board.snapshot()
+            self._check_starts(counts)
+            if not is_short(self.graph.plan, ray.cluster_resources()):
+                enough_since = now
+            short_s = 0.0 if enough_since is None else now - enough_since
+            self.verdict = judge(Sight(counts.idle_s, now - last_row, short_s), self.patience)
+            # A clip that hangs is as bad as one that kills.
+            self.keep_deaths(counts.attempts if self.verdict == "stalled" else counts.died)
+            if self.verdict != "goes on":
+                return
+
+    def _check_starts(self, counts: StageCounts) -> None:
+        for stage, reason in counts.start_failures.items():
+            raise StartError(f"{stage} cannot start: {reason}")
+
+
+class _LaneProcess:
+    """Runs as a Ray actor."""
+
+    def run(self, chunks: Sequence[bytes], graph: LaneGraph, board: StageBoard) -> Iterator[ClipRow]:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        yield from run_lane(chunks, graph, board)

@@ -1,0 +1,127 @@
+"""The rows of a manifest that the driver keeps: a million of them in a few hundred megabytes.
+
+Requests lie compressed in chunks of a thousand. That is how Ray Data gets them, too, and unpacks them as it goes.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from enum import IntEnum
+from functools import lru_cache
+
+import zstandard
+
+from actors.request import ClipRequest
+from model.geometry import RESOLUTIONS
+
+ROWS_PER_CHUNK = 1000
+
+
+class Status(IntEnum):
+    """Where a row stands."""
+
+    TODO = 0
+    SKIPPED = 1
+    DONE = 2
+    FAILED = 3
+
+
+class Worklist:
+    """Valid rows in the manifest's order, each with its status."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._status = bytearray()
+        self._resolutions = bytearray()
+        self._lines = array("q")
+        self._chunks: list[bytes] = []
+        self._open: list[str] = []
+        self._unpacked = lru_cache(maxsize=4)(self._unpack)
+
+    def add(self, line: int, request: ClipRequest, status: Status = Status.TODO) -> None:
+        """Append a row.
+
+        Args:
+            line: of the manifest.
+            request: with an id that no other row has.
+            status: where it stands.
+        """
+        self._numbers[request.id] = len(self._status)
+        self._status.append(status)
+        self._resolutions.append(RESOLUTIONS.index(request.resolution))
+        self._lines.append(line)
+        self._open.append(request.model_dump_json(exclude_unset=True))
+        if len(self._open) == ROWS_PER_CHUNK:
+            self._chunks.append(_pack(self._open))
+            self._open = []
+
+    def __contains__(self, clip_id: str) -> bool:
+        return clip_id in self._numbers
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids in the manifest's order."""
+        return iter(self._numbers)
+
+    def status(self, clip_id: str) -> Status:
+        """Where a row stands."""
+        return Status(self._status[self._numbers[clip_id]])
+
+    def mark(self, clip_id: str, status: Status) -> None:
+        """Say where a row stands now."""
+        self._status[self._numbers[clip_id]] = status
+
+    def row(self, clip_id: str) -> tuple[int, str]:
+        """Line and request (JSON) of a row."""
+        number = self._numbers[clip_id]
+        chunk, place = divmod(number, ROWS_PER_CHUNK)
+        requests = self._open if chunk == len(self._chunks) else self._unpacked(chunk)
+        return self._lines[number], requests[place]
+
+    @property
+    def num_made(self) -> int:
+        """Rows whose clip is in the output."""
+        return self._status.count(Status.DONE) + self._status.count(Status.SKIPPED)
+
+    def num_todo(self, resolution: str) -> int:
+        """Rows of a resolution that are still to do."""
+        return sum(1 for _ in self._todo(resolution))
+
+    def chunks(self, resolution: str) -> Iterator[bytes]:
+        """Rows of a resolution that are still to do, for `unpack_rows`, in the manifest's order."""
+        per_chunk = Counter(number // ROWS_PER_CHUNK for number in self._todo(resolution))
+        ids = list(self._numbers)
+        for chunk in per_chunk:
+            requests = self._open if chunk == len(self._chunks) else self._unpack(chunk)
+            first = chunk * ROWS_PER_CHUNK
+            wanted = RESOLUTIONS.index(resolution)
+            yield _pack(
+                [
+                    [ids[first + place], request]
+                    for place, request in enumerate(requests)
+                    if self._status[first + place] == Status.TODO and self._resolutions[first + place] == wanted
+                ]
+            )
+
+    def _todo(self, resolution: str) -> Iterator[int]:
+        wanted = RESOLUTIONS.index(resolution)
+        rows = zip(self._status, self._resolutions, strict=True)
+        return (n for n, (status, r) in enumerate(rows) if status == Status.TODO and r == wanted)
+
+    def _unpack(self, chunk: int) -> list[str]:
+        return _unpack(self._chunks[chunk])
+
+
+def unpack_rows(chunk: bytes) -> list[tuple[str, str]]:
+    """Id and request (JSON) of the rows of a chunk, see `Worklist.chunks`."""
+    return [(clip_id, request) for clip_id, request in _unpack(chunk)]
+
+
+def _pack(values: list) -> bytes:
+    return zstandard.ZstdCompressor(level=1).compress(json.dumps(values, ensure_ascii=False).encode())
+
+
+def _unpack(data: bytes) -> list:
+    return json.loads(zstandard.ZstdDecompressor().decompress(data))

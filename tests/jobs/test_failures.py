@@ -1,0 +1,152 @@
+"""The job under blows: told to go, robbed of its workers. Every row ends as one clip."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from actors.storage import join, list_names, read_bytes, remove, write_atomically
+from pipeline.run_lock import RunLock
+from tests.faulty_store import in_front_of
+
+
+def row(clip_id, **fields):
+    return {"id": clip_id, "prompt": f"A person speaks about {clip_id}.", "language": "en", "seconds": 1, **fields}
+
+
+@pytest.fixture
+def job(cluster, tiny_checkpoint, tmp_path):
+    """Start the job in a process of its own; gives (process, output)."""
+    started = []
+
+    def start(manifest, *more):
+        output = tmp_path / "out"
+        command = [sys.executable, "-m", "jobs.generate", "--manifest", str(manifest), "--output", str(output)]
+        command += ["--checkpoint", tiny_checkpoint, "--address", cluster.address, *more]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        started.append(process)
+        return process, output
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_for_clips(process, output, number):
+    end = time.monotonic() + 180
+    while len(list((output / "clips").glob("*.json"))) < number:
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_told_to_go_it_ends_in_order_and_the_same_command_continues(generate, manifest, job, tmp_path):
+    path = manifest([row(f"clip-{number}", seconds=3) for number in range(30)])
+    process, output = job(path)
+    wait_for_clips(process, output, 2)
+    process.send_signal(signal.SIGTERM)
+    told = time.monotonic()
+    printed, _ = process.communicate(timeout=60)
+    assert time.monotonic() - told < 30
+    assert process.returncode == 75, printed
+    assert "what is done is kept, the same command continues" in printed
+    assert "Traceback" not in printed
+    done = {marker.stem for marker in (output / "clips").glob("*.json")}
+    assert 2 <= len(done) < 30
+    assert json.loads((output / "run.json").read_text())["state"] == "interrupted"
+    assert set(pq.read_table(output / "results.parquet")["id"].to_pylist()) == done
+    status, printed, _ = generate(path, output)
+    assert status == 0
+    assert f"{30 - len(done)} made, {len(done)} skipped, 0 dead-lettered" in printed
+
+
+def test_workers_killed_at_every_stage_cost_no_clip_and_change_none(generate, manifest, job, tmp_path):
+    rows = [row(f"clip-{number}", seconds=2, resolution="540p" if number % 3 == 0 else "256p") for number in range(9)]
+    path = manifest(rows)
+    process, output = job(path)
+    killed = set()
+    while process.poll() is None and len(killed) < 5:
+        for worker in psutil.process_iter(["name", "cmdline"]):
+            title = " ".join(worker.info["cmdline"] or ())
+            stage = next((name for name in STAGES if f"({name})" in title), None)
+            if stage and stage not in killed and list((output / "clips").glob("*.json")):
+                os.kill(worker.pid, signal.SIGKILL)
+                killed.add(stage)
+        time.sleep(0.2)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
+    assert len(killed) >= 4, killed
+    assert "9 made, 0 skipped, 0 dead-lettered" in printed
+    assert generate(path, tmp_path / "undisturbed")[0] == 0
+    for values in rows:
+        name = f"clips/{values['id']}.mp4"
+        assert (output / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+
+
+STAGES = ("Conditioning", "BaseGeneration", "SuperResolution", "Decoding", "Writing")
+
+
+def test_an_output_that_takes_no_more_ends_the_run_and_keeps_what_is_done(
+    generate, manifest, s3_endpoint, s3_bucket, tmp_path
+):
+    path, output = manifest([row(f"clip-{number}") for number in range(8)]), join(s3_bucket, "out")
+
+    def fill(store):
+        while not any(name.endswith(".json") for name in list_names(join(output, "clips"))):
+            time.sleep(0.1)
+        store.faults, store.fraction = ("quota_exceeded",), 1.0
+
+    with in_front_of(s3_endpoint) as store:
+        threading.Thread(target=fill, args=(store,), daemon=True).start()
+        status, printed, errors = generate(path, output)
+        store.fraction = 0.0
+    assert status == 75
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert output in line
+    assert "dead-lettered" not in printed
+    done = {name for name in list_names(join(output, "clips")) if name.endswith(".json")}
+    assert 1 <= len(done) < 8
+    for marker in done:
+        record = json.loads(read_bytes(join(output, "clips", marker)))
+        mp4 = read_bytes(join(output, "clips", marker.replace(".json", ".mp4")))
+        assert hashlib.sha256(mp4).hexdigest() == record["mp4"]["sha256"]
+    remove(join(output, "run.lock"))  # as if it had gone stale: with the store full it could not be removed
+    status, printed, _ = generate(path, output)
+    assert status == 0
+    assert f"{8 - len(done)} made, {len(done)} skipped, 0 dead-lettered" in printed
+
+
+def test_a_store_that_fails_now_and_then_costs_time_alone(generate, manifest, s3_endpoint, s3_bucket, tmp_path):
+    Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "face.png")
+    write_atomically(join(s3_bucket, "in/face.png"), (tmp_path / "face.png").read_bytes())
+    rows = [row(f"clip-{number}", seconds=0.2, image="face.png") for number in range(6)]
+    lines = "".join(json.dumps(values) + "\n" for values in rows)
+    write_atomically(join(s3_bucket, "in/manifest.jsonl"), lines.encode())
+    with in_front_of(s3_endpoint, fraction=0.1, faults=("internal_error", "slow_down", "reset", "cut_body")) as store:
+        status, printed, _ = generate(join(s3_bucket, "in/manifest.jsonl"), join(s3_bucket, "out"))
+    assert status == 0, printed
+    assert sum(store.counts.values()) - store.counts["passed"] > 3
+    assert len(pq.ParquetFile(io.BytesIO(read_bytes(join(s3_bucket, "out/results.parquet")))).read()) == 6
+
+
+def test_a_second_run_on_an_output_refuses(generate, manifest, tmp_path):
+    with RunLock(str(tmp_path / "out")) as lock:
+        status, _, errors = generate(manifest([row("a")]), tmp_path / "out")
+        assert status == 2
+        assert errors.count("\n") == 1
+        assert lock.run_id in errors or str(os.getpid()) in errors
+    assert not (tmp_path / "out/clips").exists()
+    status, _, _ = generate(manifest([row("a", seconds=0.2)]), tmp_path / "out")
+    assert status == 0
+    assert not (tmp_path / "out/run.lock").exists()
