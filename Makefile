@@ -7,7 +7,7 @@ DEMO_OUT := out/demo
 
 RESULTS := benchmarks/results
 
-.PHONY: demo test lint format bench bench-gpu setup setup-dev clean
+.PHONY: demo test lint format audit bench bench-gpu setup setup-dev clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -48,6 +48,11 @@ lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Asks the package index for known weaknesses of the pinned versions; needs a network.
+audit: setup-dev
+	@$(BIN)/python -m pip install --quiet pip-audit
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 format: setup-dev
 	$(BIN)/ruff format .

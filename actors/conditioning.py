@@ -11,11 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from actors.checkpoint_source import CheckpointSource
-from actors.media import read_image, read_waveform
+from actors.limits import MAX_AUDIO_BYTES, MAX_IMAGE_BYTES
+from actors.media import read_waveform
+from actors.pictures import read_image
+from actors.redaction import redact
+from actors.reference_files import read_reference
+from actors.references import AllowedReferences, ReferenceRefused
 from actors.request import ClipRequest
 from actors.row import RowError
 from actors.stage import Compute, Stage, Work
-from actors.storage import read_bytes
 from actors.text_cache import TextCache
 from model.geometry import (
     FRAMES_PER_SECOND,
@@ -27,7 +31,7 @@ from model.geometry import (
 )
 from model.text_encoder import MAX_TEXT_TOKENS
 
-# What storage back ends and decoders raise for a bad reference or a bad file.
+# What storage back ends raise for a bad reference.
 _READING_ERRORS = (OSError, ValueError, RuntimeError, TypeError, ImportError)
 
 
@@ -47,6 +51,7 @@ class Conditioning(Stage):
         negative_prompt: encoded along with every clip for guidance, or None.
         reads_images: load the image encoder; rows with an image need it.
         reads_audio: load the audio encoder; rows with audio need it.
+        references: where images and recordings may lie; None: anywhere, for requests of one's own.
     """
 
     name = "conditioning"
@@ -58,6 +63,7 @@ class Conditioning(Stage):
         negative_prompt: str | None = None,
         reads_images: bool = True,
         reads_audio: bool = True,
+        references: AllowedReferences | None = None,
     ):
         super().__init__(compute)
         components = ["text_encoder"] + ["wan_vae"] * reads_images + ["audio_vae"] * reads_audio
@@ -65,6 +71,7 @@ class Conditioning(Stage):
         self.capabilities = checkpoint.capabilities
         self.texts = TextCache(checkpoint.text_encoder(compute.dtype, self.device))
         self.negative_prompt = negative_prompt
+        self.references = references
         self.image_encoder = checkpoint.image_encoder(compute.dtype, self.device) if reads_images else None
         self.audio_encoder = checkpoint.audio_encoder(self.device) if reads_audio else None
 
@@ -100,33 +107,44 @@ class Conditioning(Stage):
             return self.image_encoder.encode(image, height, width)
         except ValueError as error:
             what = f"{image.width}x{image.height} pixels cannot be cropped to {request.aspect}"
-            raise RowError("image", request.image, f"{what}: {error}") from error
+            raise RowError("image", redact(str(request.image)), f"{what}: {error}") from error
+
+    def _read_file(self, field: str, url: str, max_bytes: int) -> bytes:
+        try:
+            return read_reference(url, max_bytes, self.references)
+        except ReferenceRefused as error:
+            raise RowError(field, redact(url), str(error)) from error
+        except _READING_ERRORS as error:
+            raise RowError(field, redact(url), f"cannot be read: {redact(str(error))}") from error
 
     def _read_image(self, request: ClipRequest) -> Image.Image:
+        url = str(request.image)
+        data = self._read_file("image", url, MAX_IMAGE_BYTES)
         try:
-            return read_image(read_bytes(str(request.image)))
-        except _READING_ERRORS as error:
-            raise RowError("image", request.image, f"cannot be read: {error}") from error
+            return read_image(data)
+        except ValueError as error:
+            raise RowError("image", redact(url), f"cannot be read: {error}") from error
 
     def _read_waveform(self, work: Work) -> np.ndarray:
-        request = work.request
+        request, url = work.request, str(work.request.audio)
+        data = self._read_file("audio", url, MAX_AUDIO_BYTES)
         shortest = self.capabilities.min_seconds
         limit = self.capabilities.max_clip_seconds(request.resolution, has_audio=True)
         try:
             # One second more than is possible shows that a recording is too long; hours of it would fill the memory.
             wanted = request.seconds if request.seconds is not None else limit + 1
-            samples = read_waveform(read_bytes(str(request.audio)), MODEL_SAMPLE_RATE_HZ, wanted)
-        except _READING_ERRORS as error:
-            raise RowError("audio", request.audio, f"cannot be read: {error}") from error
+            samples = read_waveform(data, MODEL_SAMPLE_RATE_HZ, wanted)
+        except ValueError as error:
+            raise RowError("audio", redact(url), f"cannot be read: {error}") from error
         seconds = len(samples) / MODEL_SAMPLE_RATE_HZ
         if seconds > limit:
             is_release = limit == max_seconds(request.resolution, has_audio=True)
             possible = f"possible at {request.resolution}" if is_release else "possible for this checkpoint"
             reason = f"lasts more than the {limit:g} s that are {possible}: set seconds to use its beginning"
-            raise RowError("audio", request.audio, reason)
+            raise RowError("audio", redact(url), reason)
         if len(samples) < int(shortest * MODEL_SAMPLE_RATE_HZ):  # as a recording is cut to whole samples
             needed = f"{shortest:g} are needed" + ("" if shortest == MIN_SECONDS else " for this checkpoint")
-            raise RowError("audio", request.audio, f"lasts {seconds:.2f} s, at least {needed}")
+            raise RowError("audio", redact(url), f"lasts {seconds:.2f} s, at least {needed}")
         if request.seconds is not None and request.seconds - seconds > 1 / FRAMES_PER_SECOND:
             work.notes.append(
                 f"audio lasts {seconds:.2f} s, so the clip is shorter than the {request.seconds:g} s asked"

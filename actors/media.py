@@ -1,4 +1,4 @@
-"""Media files read: the image and audio files a request refers to, and the facts of a finished MP4.
+"""Sound and moving pictures read: the audio files a request refers to, frames and facts of a finished MP4.
 
 Legend: S audio samples, F frames, Y X pixel rows and columns.
 """
@@ -13,10 +13,15 @@ from itertools import islice
 
 import av
 import numpy as np
+from av.audio.codeccontext import AudioCodecContext
+from av.container import InputContainer
 from av.stream import Stream
-from PIL import Image, ImageOps
+from PIL import Image
 
-MAX_IMAGE_PIXELS = 80_000_000
+from actors.limits import MAX_CHANNELS, MAX_SAMPLE_RATE_HZ, MIN_SAMPLE_RATE_HZ
+
+_DEMUXERS = "aac,ac3,aiff,amr,asf,au,avi,caf,flac,flv,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpegts,ogg,w64,wav"
+"""What is tried. FFmpeg knows playlists and session descriptions besides, which make it open files and ports."""
 
 
 def read_waveform(data: bytes, sample_rate_hz: int = 51_200, max_seconds: float | None = None) -> np.ndarray:
@@ -34,12 +39,13 @@ def read_waveform(data: bytes, sample_rate_hz: int = 51_200, max_seconds: float 
         float32, (S,), in [-1, 1).
 
     Raises:
-        ValueError: not a media file, no audio in it, or none that can be decoded.
+        ValueError: not a media file, no audio in it, none that can be decoded, or of a sample rate or number of
+            channels beyond `actors.limits`.
     """
     limit = math.inf if max_seconds is None else int(max_seconds * sample_rate_hz)
     try:
         pieces = _decode_mono(data, sample_rate_hz, limit)
-    except (av.FFmpegError, ValueError) as error:
+    except Exception as error:  # a damaged file makes the decoders stumble in many ways
         raise ValueError(f"audio of {len(data)} bytes cannot be decoded: {_reason(error)}") from error
     samples = np.concatenate(pieces)
     return samples[: min(limit, len(samples))].astype(np.float32) / 32768.0
@@ -50,9 +56,9 @@ def _decode_mono(data: bytes, sample_rate_hz: int, num_needed: float) -> list[np
     resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate_hz)
     pieces: list[np.ndarray] = []
     num_samples = 0
-    with av.open(io.BytesIO(data), "r") as container:
-        if not container.streams.audio:
-            raise ValueError("it holds no audio stream")
+    with _open(data) as container:
+        _require_known(container.streams.audio, "audio")
+        _require_sound(container.streams.audio[0].codec_context)
         for packet in container.demux(container.streams.audio[0]):
             frames: Sequence[av.AudioFrame] = ()
             with suppress(av.InvalidDataError):
@@ -128,34 +134,16 @@ def _decode_video(data: bytes) -> Iterator[av.VideoFrame]:
         ValueError: not a video file, or one without a frame that can be decoded.
     """
     try:
-        with av.open(io.BytesIO(data), "r") as container:
-            if not container.streams.video:
-                raise ValueError("it holds no video stream")
+        with _open(data) as container:
+            _require_known(container.streams.video, "video")
             frames = container.decode(container.streams.video[0])
             first = next(frames, None)
             if first is None:
                 raise ValueError("it holds no frame that can be decoded")
             yield first
             yield from frames
-    except (av.FFmpegError, ValueError) as error:
+    except Exception as error:
         raise ValueError(f"video of {len(data)} bytes cannot be decoded: {_reason(error)}") from error
-
-
-def read_image(data: bytes) -> Image.Image:
-    """Decode an image file to RGB, turned the way its EXIF orientation says, as diffusers' `load_image` does.
-
-    Raises:
-        ValueError: not an image, a damaged one, or more than `MAX_IMAGE_PIXELS`.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_IMAGE_PIXELS:
-                raise ValueError(f"image of {image.width}x{image.height} pixels is over {MAX_IMAGE_PIXELS} pixels")
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"image is over {MAX_IMAGE_PIXELS} pixels: {error}") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"image of {len(data)} bytes cannot be decoded: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -181,9 +169,10 @@ def probe(data: bytes) -> ClipFacts:
     """
     try:
         with av.open(io.BytesIO(data), "r", format="mp4") as container:
-            if not container.streams.video:
-                raise ValueError("it holds no video stream")
+            _require_known(container.streams.video, "video")
             video = container.streams.video[0]
+            if container.streams.audio:
+                _require_known(container.streams.audio, "audio")
             audio = container.streams.audio[0] if container.streams.audio else None
             return ClipFacts(
                 width=video.codec_context.width,
@@ -196,8 +185,27 @@ def probe(data: bytes) -> ClipFacts:
                 audio_codec=None if audio is None else audio.codec_context.name,
                 sample_rate_hz=None if audio is None else audio.codec_context.sample_rate,
             )
-    except (av.FFmpegError, ValueError) as error:
+    except Exception as error:
         raise ValueError(f"MP4 of {len(data)} bytes cannot be read: {_reason(error)}") from error
+
+
+def _open(data: bytes) -> InputContainer:
+    return av.open(io.BytesIO(data), "r", options={"format_whitelist": _DEMUXERS})
+
+
+def _require_known(streams: Sequence[Stream], kind: str) -> None:
+    if not streams:
+        raise ValueError(f"it holds no {kind} stream")
+    if streams[0].codec_context is None:
+        raise ValueError(f"its {kind} is of a kind that no decoder here knows")
+
+
+def _require_sound(context: AudioCodecContext) -> None:
+    rate_hz, num_channels = context.sample_rate, context.channels
+    if not MIN_SAMPLE_RATE_HZ <= rate_hz <= MAX_SAMPLE_RATE_HZ:
+        raise ValueError(f"its {rate_hz:,} samples per second must be {MIN_SAMPLE_RATE_HZ:,} to {MAX_SAMPLE_RATE_HZ:,}")
+    if not 1 <= num_channels <= MAX_CHANNELS:
+        raise ValueError(f"its {num_channels:,} channels must be 1 to {MAX_CHANNELS}")
 
 
 def _duration_s(stream: Stream) -> float:
@@ -206,4 +214,4 @@ def _duration_s(stream: Stream) -> float:
 
 def _reason(error: Exception) -> str:
     # str() of an FFmpeg error adds a number and a file name, of which there is none here.
-    return str(getattr(error, "strerror", None) or error)
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__

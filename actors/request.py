@@ -7,8 +7,20 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from actors.limits import MAX_METADATA_BYTES, MAX_PROMPT_CHARACTERS, MAX_ROW_BYTES
+from actors.plain_text import NonEmpty, Reference, Text, printable, require_plain_values
+from actors.strict_json import parse_json
 from model.geometry import MIN_SECONDS, ClipLength, max_seconds
 
 LANGUAGES = {
@@ -23,10 +35,13 @@ LANGUAGES = {
 """BCP 47 code to the name prompts use."""
 
 Language = Literal["zh", "yue", "en", "ja", "ko", "de", "fr"]
-NonEmpty = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 MAX_SEED = 2**63 - 1
 ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+_MAX_LINES = 1000
+_MAX_TOLD = 5
+"""Problems of one row that are told of; the rest is counted."""
 
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _BETWEEN_CJK = re.compile(f"(?<=[{_CJK}])(?=[{_CJK}])")
@@ -50,7 +65,20 @@ class StructuredPrompt(BaseModel):
 
     description: NonEmpty
     dialogue: tuple[DialogueLine, ...] = ()
-    background_sound: str | None = None
+    background_sound: Text | None = None
+
+    @field_validator("dialogue", mode="before")
+    @classmethod
+    def _dialogue_is_not_too_long(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) > _MAX_LINES:  # before each of them is looked at
+            raise ValueError(f"must have at most {_MAX_LINES:,} lines, got {len(value):,}")
+        return value
+
+    @property
+    def num_characters(self) -> int:
+        """Of all its parts."""
+        spoken = sum(len(line.speaker) + len(line.line) for line in self.dialogue)
+        return len(self.description) + spoken + len(self.background_sound or "")
 
 
 Prompt = Annotated[
@@ -74,8 +102,8 @@ class ClipRequest(BaseModel):
     id: str
     prompt: Prompt
     language: Language
-    image: NonEmpty | None = None
-    audio: NonEmpty | None = None
+    image: Reference | None = None
+    audio: Reference | None = None
     resolution: Literal["256p", "540p", "1080p"] = "256p"
     aspect: Literal["16:9", "9:16", "1:1"] = "16:9"
     seconds: Annotated[float, Field(ge=MIN_SECONDS, allow_inf_nan=False)] | None = None
@@ -96,10 +124,30 @@ class ClipRequest(BaseModel):
     def _may_be_json_text(cls, value: Any) -> Any:
         # A flat file (CSV) can hold a structure only as JSON in one cell.
         if isinstance(value, str) and value.lstrip().startswith("{"):
+            if len(value) > MAX_ROW_BYTES:
+                raise ValueError(f"must be at most {MAX_ROW_BYTES:,} characters of JSON, got {len(value):,}")
             try:
-                return json.loads(value)
-            except (ValueError, RecursionError) as error:
+                return parse_json(value)
+            except ValueError as error:
                 raise ValueError(f"starts like JSON but is not: {error}") from error
+        return value
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_is_not_too_long(cls, value: str | StructuredPrompt) -> str | StructuredPrompt:
+        if isinstance(value, StructuredPrompt) and value.num_characters > MAX_PROMPT_CHARACTERS:
+            most = f"at most {MAX_PROMPT_CHARACTERS:,} characters long in all"
+            raise ValueError(f"must be {most}, got {value.num_characters:,}")
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_is_small_and_plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if value:
+            require_plain_values(value)
+            num_bytes = len(json.dumps(value, ensure_ascii=False, default=str).encode())
+            if num_bytes > MAX_METADATA_BYTES:
+                raise ValueError(f"must be at most {MAX_METADATA_BYTES:,} bytes of JSON, got {num_bytes:,}")
         return value
 
     @field_validator("seconds", "seed", mode="before")
@@ -169,7 +217,7 @@ def space_cjk(text: str) -> str:
 def describe_validation_error(error: ValidationError) -> tuple[str, Any, str]:
     """Turn pydantic's report into (field, value, what is wrong and what is allowed), first problem first.
 
-    More problems are appended to the reason, so that a user mends a row once.
+    More problems are appended to the reason, the first few of them, so that a user mends a row once.
     """
     problems: dict[str, tuple[Any, str]] = {}
     for item in error.errors(include_url=False):
@@ -179,8 +227,9 @@ def describe_validation_error(error: ValidationError) -> tuple[str, Any, str]:
         value = None if item["type"] == "missing" else item.get("input")
         problems.setdefault(".".join(path) or "row", (value, _reason(item, path)))
     (field, (value, reason)), *others = problems.items()
-    more = "".join(f"; also {name} {why}" for name, (_, why) in others)
-    return field, value, reason + more
+    more = "".join(f"; also {printable(name)} {why}" for name, (_, why) in others[:_MAX_TOLD])
+    more += f"; and {len(others) - _MAX_TOLD:,} more" if len(others) > _MAX_TOLD else ""
+    return printable(field), value, reason + more
 
 
 def _reason(item: Any, path: list[str]) -> str:
@@ -195,6 +244,10 @@ def _reason(item: Any, path: list[str]) -> str:
             return f"must be one of {context['expected']}"
         case "string_pattern_mismatch" | "string_too_short":
             return "must not be empty"
+        case "string_too_long":
+            return f"must be at most {context['max_length']:,} characters long"
+        case "string_unicode":
+            return "must not hold half a character (a surrogate without its partner)"
         case "string_type":
             return "must be text"
         case "dict_type" | "model_type":

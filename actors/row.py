@@ -37,6 +37,10 @@ class ClipRow(TypedDict):
     notes: str
 
 
+_MAX_SHOWN = 1000
+"""Characters of a value that a failure keeps."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why a row did not become a clip.
@@ -44,7 +48,7 @@ class Failure:
     Attributes:
         stage: where it was noticed: "manifest" or one of `STAGES`.
         field: the request's field at fault, or "" where none is.
-        value: its value (JSON).
+        value: its value (JSON); of a long one the beginning, as text.
         reason: what is wrong, and what is allowed.
     """
 
@@ -52,6 +56,12 @@ class Failure:
     field: str
     value: Any
     reason: str
+
+    def __post_init__(self) -> None:
+        # Of a value of megabytes nobody needs more than the beginning, least of all twice in a dead letter.
+        text = self.value if isinstance(self.value, str) else json.dumps(self.value, ensure_ascii=False, default=str)
+        if len(text) > _MAX_SHOWN:
+            object.__setattr__(self, "value", f"{text[: _MAX_SHOWN - 3]}...")
 
     def to_json(self) -> str:
         """Serialise; values JSON cannot hold are shown as text."""

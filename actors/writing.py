@@ -12,6 +12,7 @@ import torch
 
 from actors.fingerprint import LaneFingerprint
 from actors.media import probe
+from actors.redaction import redact
 from actors.row import OUTPUT, RowError
 from actors.stage import Compute, Stage, Work
 from actors.storage import StoreUnavailableError, join, remove, write_atomically
@@ -63,7 +64,7 @@ class Writing(Stage):
             "version": RECORD_VERSION,
             "id": request.id,
             "fingerprint": self.fingerprint.of_clip(request),
-            "request": request.model_dump(mode="json", exclude_none=True),
+            "request": _without_secrets(request.model_dump(mode="json", exclude_none=True)),
             "prompt_text": request.prompt_text(),
             "seed": request.resolved_seed,
             "mp4": {"sha256": hashlib.sha256(mp4).hexdigest(), "num_bytes": len(mp4), **asdict(probe(mp4))},
@@ -88,3 +89,8 @@ class Writing(Stage):
             ("json", data, "application/json"),
         ):
             write_atomically(join(self.output_url, clip_name(clip_id, suffix)), content, content_type=content_type)
+
+
+def _without_secrets(request: dict[str, Any]) -> dict[str, Any]:
+    """A presigned URL opens its file to everybody who reads the results."""
+    return request | {name: redact(request[name]) for name in ("image", "audio") if name in request}

@@ -20,6 +20,7 @@ import ray
 from rich.console import Console
 
 from actors.storage import StoreUnavailableError
+from jobs.worker_environment import handing_on
 from pipeline.lane import LaneWork
 from pipeline.report import print_summary, write_books
 from pipeline.run import Run
@@ -100,7 +101,8 @@ def connect(address: str | None) -> int:
         ray.init(address="local", num_cpus=num_cpus, logging_level=logging.WARNING, log_to_driver=True)
         return os.cpu_count() or 1
     try:
-        ray.init(address=address, runtime_env={"env_vars": _variables_to_forward()}, logging_level=logging.WARNING)
+        hook = handing_on(_variables_to_forward())
+        ray.init(address=address, runtime_env={"worker_process_setup_hook": hook}, logging_level=logging.WARNING)
     except ConnectionError as error:
         hint = "is it running, and does this process have its token (RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
         raise ClusterError(f"cannot connect to the Ray cluster at {address}: {hint}") from error

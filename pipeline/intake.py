@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from actors.checkpoint_source import open_checkpoint
+from actors.references import AllowedReferences
 from actors.request import ClipRequest
 from actors.row import Failure
 from model.capabilities import Capabilities, read_capabilities
@@ -33,12 +34,14 @@ class Intake:
     Attributes:
         capabilities: what the checkpoint can be asked for; the release's until a valid row has made us look.
         contents: of the components that the clips to do are made with.
+        references: where images and recordings may lie; nowhere until the output has been looked at.
     """
 
     def __init__(self, spec: RunSpec, ledger: Ledger, result: RunResult):
         self.spec, self.ledger, self.result = spec, ledger, result
         self.capabilities = Capabilities()
         self.contents: dict[str, Contents] = {}
+        self.references = AllowedReferences(())
         self._fingerprints: dict[str, str] = {}
         self._checkpoint: tuple[CheckpointFiles, Layout, Lanes] | None = None
 
@@ -55,8 +58,11 @@ class Intake:
             SettingsError: if the settings do not go with the checkpoint's samplers.
             StorageError: if the checkpoint or the output cannot be read.
         """
+        self.references = AllowedReferences.of_manifest(
+            self.spec.manifest_url, self.spec.settings.allowed_references, self.ledger.read_references()
+        )
         is_output_known = False
-        for row in read_manifest(self.spec.manifest_url):
+        for row in read_manifest(self.spec.manifest_url, self.references):
             self.result.counts.num_rows += 1
             if row.request is None:
                 self.result.refuse(row)

@@ -9,6 +9,8 @@ from actors.base_generation import BaseGeneration
 from actors.checkpoint_source import CheckpointSource
 from actors.conditioning import Conditioning
 from actors.decoding import Decoding
+from actors.redaction import redact
+from actors.references import AllowedReferences
 from actors.stage import Stage
 from actors.super_resolution import SuperResolution
 from actors.writing import Writing
@@ -18,7 +20,7 @@ from pipeline.run_spec import RunSpec
 
 
 def lane_stages(
-    spec: RunSpec, work: LaneWork, pools: Sequence[Pool], our_version: str
+    spec: RunSpec, work: LaneWork, pools: Sequence[Pool], our_version: str, references: AllowedReferences | None = None
 ) -> Mapping[str, tuple[type[Stage], Mapping[str, Any]]]:
     """Stage name to its class and constructor arguments.
 
@@ -27,6 +29,7 @@ def lane_stages(
         work: the lane.
         pools: of the lane.
         our_version: goes into every clip's record.
+        references: where images and recordings may lie; None: anywhere, for requests of one's own.
     """
     settings, lane = spec.settings, work.lane
     source = CheckpointSource(spec.checkpoint_url, settings.cache_dir)
@@ -35,7 +38,7 @@ def lane_stages(
         "generator": f"magihuman-ray {our_version}",
         "model": "daVinci-MagiHuman",
         "ai_generated": True,
-        "checkpoint": spec.checkpoint_url,
+        "checkpoint": redact(spec.checkpoint_url),
         "lane": str(lane),
     }
     stages: dict[str, tuple[type[Stage], dict[str, Any]]] = {
@@ -46,6 +49,7 @@ def lane_stages(
                 "negative_prompt": negative,
                 "reads_images": work.reads_images,
                 "reads_audio": work.reads_audio,
+                "references": references,
             },
         ),
         "base_generation": (

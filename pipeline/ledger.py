@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -201,6 +202,15 @@ class Ledger:
     def write_dead_letters(self, jsonl: bytes) -> None:
         """Write `dead_letter.jsonl`: every row of this manifest that failed; empty where none did."""
         self._write(DEAD_LETTER_NAME, jsonl, "application/x-ndjson")
+
+    def read_references(self) -> tuple[str, ...]:
+        """Below which folders earlier runs into this output were allowed to read, see `actors.references`."""
+        if RUN_NAME not in list_names(self.output_url):
+            return ()
+        with suppress(ValueError, AttributeError, TypeError):  # damaged, or somebody else's: then nothing is known
+            found = json.loads(read_bytes(join(self.output_url, RUN_NAME))).get("allowed_references", [])
+            return tuple(prefix for prefix in found if isinstance(prefix, str) and prefix.endswith("/"))
+        return ()
 
     def write_run(self, facts: dict[str, Any]) -> None:
         """Write `run.json`."""

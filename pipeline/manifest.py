@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import io
-import json
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -19,9 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from actors.limits import MAX_DEPTH, MAX_ROW_BYTES
+from actors.redaction import redact
+from actors.references import AllowedReferences, ReferenceRefused, folder_of
 from actors.request import ClipRequest, describe_validation_error
 from actors.row import Failure
-from actors.storage import open_binary, resolve
+from actors.storage import open_binary
+from pipeline.manifest_lines import BadLine, limited_lines, read_json_lines
 
 DEAD_LETTER_KEY = "dead_letter"
 """Key under which a dead letter carries its reason; ignored when a dead-letter file is used as a manifest."""
@@ -31,7 +33,6 @@ RAW_KEY = "raw"
 _BLOCK_BYTES = 16 * 2**20
 _PARQUET_ROWS = 1000
 _UNREADABLE = (OSError, EOFError, zlib.error, csv.Error, UnicodeError, OverflowError, pa.ArrowException)
-_MAX_DEPTH = 50
 _MAX_TEXT = 1000
 
 
@@ -61,11 +62,12 @@ class ManifestRow:
         return {**self.values, DEAD_LETTER_KEY: {**reason, "value": failure.value, "reason": failure.reason}}
 
 
-def read_manifest(url: str) -> Iterator[ManifestRow]:
+def read_manifest(url: str, references: AllowedReferences | None = None) -> Iterator[ManifestRow]:
     """Read and validate a manifest row by row; of a large one no more than a block is in memory.
 
     Args:
         url: JSONL, CSV or Parquet file, by its suffix; `.gz` on top is unpacked; any fsspec URL.
+        references: where images and recordings may lie; None: below the manifest's own folder, bucket or host.
 
     Raises:
         ManifestError: if the file cannot be read, now or further on, or has another suffix.
@@ -73,18 +75,23 @@ def read_manifest(url: str) -> Iterator[ManifestRow]:
     name = PurePosixPath(url.split("?")[0]).name.lower()
     is_packed = name.endswith(".gz")
     suffix = PurePosixPath(name.removesuffix(".gz")).suffix
-    base_folder = url.rpartition("/")[0] or ("/" if url.startswith("/") else ".")
+    references = references or AllowedReferences.of_manifest(url)
+    base_folder = folder_of(url)
     first_lines: dict[str, int] = {}
     try:
         if suffix not in _PARSERS:
-            raise ManifestError(f"manifest {url}: name must end in one of {', '.join(_PARSERS)}")
+            raise ManifestError(f"manifest {redact(url)}: name must end in one of {', '.join(_PARSERS)}")
         with open_binary(url, _BLOCK_BYTES) as file:
             # Parquet is read here and there, which an unpacking file allows at the price of unpacking again.
             opened = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=file))) if is_packed else file
             for line, values in _PARSERS[suffix](opened):
-                yield _validate(line, values, base_folder, first_lines)
+                if isinstance(values, BadLine):
+                    failure = Failure("manifest", "row", values.text, values.reason)
+                    yield ManifestRow(line, {RAW_KEY: values.text}, failure=failure)
+                else:
+                    yield _validate(line, values, references, base_folder, first_lines)
     except _UNREADABLE as error:
-        raise ManifestError(f"manifest {url}: {' '.join(str(error).split())}") from error
+        raise ManifestError(f"manifest {redact(url)}: {' '.join(str(error).split())}") from error
 
 
 def _parse_parquet(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -95,38 +102,29 @@ def _parse_parquet(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any]]]
 
 
 def _parse_csv(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(_BLOCK_BYTES)
+    csv.field_size_limit(MAX_ROW_BYTES)
     lines = io.TextIOWrapper(cast(IO[bytes], file), encoding="utf-8-sig", newline="")
     # Strict: a quote that is never closed would otherwise swallow the rest of the file without a word.
-    reader = csv.DictReader(lines, restkey="(beyond the header)", strict=True)
+    reader = csv.DictReader(limited_lines(lines), restkey="(beyond the header)", strict=True)
     for values in reader:
         yield reader.line_num, values
 
 
-def _parse_jsonl(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, text in enumerate(file, start=1):
-        text = text.removeprefix(codecs.BOM_UTF8) if line == 1 else text
-        if text.strip():
-            yield line, _parse_json(text)
-
-
-_PARSERS: dict[str, Callable[[BufferedIOBase], Iterator[tuple[int, dict[str, Any]]]]] = {
-    ".jsonl": _parse_jsonl,
-    ".ndjson": _parse_jsonl,
+_PARSERS: dict[str, Callable[[BufferedIOBase], Iterator[tuple[int, dict[str, Any] | BadLine]]]] = {
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
     ".csv": _parse_csv,
     ".parquet": _parse_parquet,
 }
 
 
-def _parse_json(text: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        values = None
-    return values if isinstance(values, dict) else {RAW_KEY: text.decode("utf-8", errors="replace").strip()}
-
-
-def _validate(line: int, values: dict[str, Any], base_folder: str, first_lines: dict[str, int]) -> ManifestRow:
+def _validate(
+    line: int,
+    values: dict[str, Any],
+    references: AllowedReferences,
+    base_folder: str,
+    first_lines: dict[str, int],
+) -> ManifestRow:
     given = {str(key): value for key, value in values.items() if key != DEAD_LETTER_KEY}
     try:
         values = {key: _plain(value) for key, value in given.items()}
@@ -140,9 +138,10 @@ def _validate(line: int, values: dict[str, Any], base_folder: str, first_lines: 
         # A dead letter is fed back from another folder, so it keeps the resolved reference.
         if isinstance(values.get(name), str) and values[name]:
             try:
-                values[name] = resolve(values[name], base_folder)
-            except ValueError as error:
-                return ManifestRow(line, values, failure=Failure("manifest", name, values[name], str(error)))
+                values[name] = references.resolve(values[name], base_folder)
+            except ReferenceRefused as error:
+                failure = Failure("manifest", name, redact(values[name]), str(error))
+                return ManifestRow(line, values, failure=failure)
     try:
         request = ClipRequest.model_validate(_without_nulls(values))
         request.model_dump_json()  # what cannot travel as JSON, such as half an emoji, must not get as far as an actor
@@ -171,8 +170,8 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
-    if depth == _MAX_DEPTH and isinstance(value, Mapping | list | tuple):
-        raise ValueError(f"is nested deeper than {_MAX_DEPTH} levels")
+    if depth == MAX_DEPTH and isinstance(value, Mapping | list | tuple):
+        raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, Mapping):
         return {str(key): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from actors.plain_text import printable
+from actors.redaction import redact
 from actors.request import LANGUAGES, ClipRequest, StructuredPrompt
 from actors.row import Failure
 from actors.storage import join
@@ -47,9 +49,10 @@ def write_books(run: Run) -> str:
         "state": "complete" if result.is_complete else "interrupted",
         "started_at": result.started_at.isoformat(timespec="seconds"),
         "finished_at": finished_at.isoformat(timespec="seconds"),
-        "manifest": run.spec.manifest_url,
-        "output": run.spec.output_url,
-        "checkpoint": run.spec.checkpoint_url,
+        "manifest": redact(run.spec.manifest_url),
+        "output": redact(run.spec.output_url),
+        "checkpoint": redact(run.spec.checkpoint_url),
+        "allowed_references": list(run.references.prefixes),
         "totals": totals,
         "settings": run.settings.model_dump(mode="json"),
         "pools": {lane: [asdict(pool) for pool in plan.pools] for lane, plan in result.plans.items()},
@@ -64,7 +67,7 @@ def write_books(run: Run) -> str:
         started=facts["started_at"],
         finished=facts["finished_at"] if result.is_complete else None,
         mode=run.spec.settings.mode,
-        checkpoint=run.spec.checkpoint_url,
+        checkpoint=redact(run.spec.checkpoint_url),
         num_done=counts.num_done,
         num_dead_lettered=counts.num_failed,
         num_skipped=counts.num_skipped,
@@ -149,7 +152,11 @@ def print_summary(console: Console, run: Run, gallery_url: str) -> None:
     for letter in result.dead_letters.first[:_SUMMARY_ROWS]:
         failure, clip_id = _failure(letter), _dead_name(letter)
         table.add_row(
-            escape(clip_id), escape(str(letter.get("language") or "")), "", "", f"[red]{escape(str(failure))}"
+            escape(printable(clip_id)),
+            escape(printable(str(letter.get("language") or ""))),
+            "",
+            "",
+            f"[red]{escape(printable(str(failure), 500))}",
         )
     for record in _first_records(run, min(_SUMMARY_ROWS - len(result.dead_letters), result.worklist.num_made)):
         mp4 = record["mp4"]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import ray
 from rich.console import Console
 
+from actors.references import AllowedReferences
 from actors.row import ACTOR_START, OUTPUT, ClipRow, Failure, unpack
 from actors.storage import StoreUnavailableError
 from model.capabilities import Capabilities
@@ -43,6 +44,7 @@ class Run:
 
     Attributes:
         capabilities: what the checkpoint can be asked for; the release's until `find_work` has looked.
+        references: where images and recordings may lie; nowhere until `find_work` has looked.
         result: what came out so far.
     """
 
@@ -51,6 +53,7 @@ class Run:
         self.ledger = Ledger(spec.output_url)
         self.capabilities = Capabilities()
         self.contents: dict[str, Contents] = {}
+        self.references = AllowedReferences(())
         self.num_gpus = 0
         self.accelerator_type: str | None = None
         self.result = RunResult()
@@ -74,6 +77,7 @@ class Run:
             return intake.read()
         finally:
             self.capabilities, self.contents = intake.capabilities, intake.contents
+            self.references = intake.references
 
     def plan(self, works: Sequence[LaneWork]) -> None:
         """Choose the pools of every lane.
@@ -149,7 +153,7 @@ class Run:
 
     def _graph(self, work: LaneWork) -> LaneGraph:
         plan = self.result.plans[str(work.lane)]
-        stages = lane_stages(self.spec, work, plan.pools, self.result.versions["magihuman-ray"])
+        stages = lane_stages(self.spec, work, plan.pools, self.result.versions["magihuman-ray"], self.references)
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{self.spec.output_name}-{work.lane}")  # Ray names a log file after it
         return LaneGraph(name, plan, stages, self.accelerator_type, self.spec.settings.max_attempts)
 

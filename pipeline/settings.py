@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from actors.compile_cache import SharedCompileCache
+from actors.references import as_prefix
 from actors.stage import Compute
-from actors.storage import read_bytes
 from actors.video_encoding import VideoEncoding
 from model.capabilities import Samplers
 from model.compilation import Compiler
@@ -25,6 +24,7 @@ from model.sampling import (
     SuperResolutionSampling,
 )
 from pipeline.patience import Patience
+from pipeline.settings_values import read_values, tell
 
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Scale = Annotated[float, Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False)]
@@ -158,9 +158,9 @@ class EncodingSettings(_Section):
 class PoolSettings(_Section):
     """One pool of actors; what is left out is planned."""
 
-    size: Annotated[int, Field(ge=1)] | None = None
-    num_cpus: Annotated[float, Field(ge=0)] | None = None
-    num_gpus: Annotated[float, Field(ge=0)] | None = None
+    size: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    num_cpus: Annotated[float, Field(ge=0, le=1000)] | None = None
+    num_gpus: Annotated[float, Field(ge=0, le=1000)] | None = None
 
 
 class PoolsSettings(_Section):
@@ -200,9 +200,9 @@ class Settings(_Section):
     """Of the networks; `auto`: torch on GPUs, none on CPUs, where a C++ compiler and a minute would be needed."""
     compile_cache: str | None = None
     """URL where compiled graphs are shared between nodes; each node keeps its own in `cache_dir` besides."""
-    threads_per_actor: Annotated[int, Field(ge=1)] = 1
+    threads_per_actor: Annotated[int, Field(ge=1, le=256)] = 1
     """CPU threads of an actor; on a CPU results depend on it in the last bits, so it is part of the fingerprint."""
-    num_gpus: Annotated[int, Field(ge=0)] | None = None
+    num_gpus: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     """GPUs the run may use; by default those the cluster has now. Name it where GPUs are autoscaled."""
     accelerator_type: str | None = None
     """GPU type actors are pinned to, as Ray names it; by default H100 where there are some."""
@@ -213,6 +213,9 @@ class Settings(_Section):
     a clip's last bits then depend on its company."""
     cache_dir: str = "~/.cache/magihuman-ray"
     """Folder on every node for copies of a remote checkpoint."""
+    allowed_references: tuple[str, ...] | None = None
+    """Folders and beginnings of URLs below which rows may name images and recordings; relative ones start at the
+    manifest's folder. By default that folder alone, or for a manifest in a store its bucket or host."""
     sampling: SamplingSettings = SamplingSettings()
     encoding: EncodingSettings = EncodingSettings()
     pools: PoolsSettings = PoolsSettings()
@@ -224,6 +227,13 @@ class Settings(_Section):
     max_attempts: Annotated[int, Field(ge=1)] = 3
     """How often a clip's processing is begun in one stage, where its worker process dies each time."""
     patience: PatienceSettings = PatienceSettings()
+
+    @field_validator("allowed_references")
+    @classmethod
+    def _require_folders(cls, folders: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for folder in folders or ():
+            as_prefix(folder, "/")
+        return folders
 
     @property
     def _compile_cache_url(self) -> str | None:
@@ -254,38 +264,11 @@ def load_settings(url: str | None, overrides: Sequence[str] = ()) -> Settings:
     Raises:
         SettingsError: one line with the name, the value and what is allowed.
     """
-    values: dict[str, Any] = {}
-    if url is not None:
-        try:
-            values = yaml.safe_load(read_bytes(url)) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise SettingsError(f"settings {url}: {error}") from error
-        if not isinstance(values, dict):
-            raise SettingsError(f"settings {url}: must hold names and values, got {type(values).__name__}")
-    for override in overrides:
-        _apply(values, override)
     try:
-        settings = Settings.model_validate(values)
+        settings = Settings.model_validate(read_values(url, overrides))
     except ValidationError as error:
-        item = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            raise SettingsError(f"setting {name} is unknown") from error
-        raise SettingsError(f"setting {name}={item['input']!r}: {item['msg']}") from error
+        raise SettingsError(tell(error)) from error
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     settings.sampling.samplers(Samplers())  # what goes with no checkpoint is told now
     return settings
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    name, separator, text = override.partition("=")
-    if not separator or not name:
-        raise SettingsError(f"override {override!r}: must look like name=value")
-    *sections, last = name.split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise SettingsError(f"override {override!r}: {section} is no section")
-    try:
-        values[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"override {override!r}: the value is not YAML") from error

@@ -48,6 +48,7 @@ def test_every_setting_and_exit_status_is_documented():
         "docs/settings.md",
         "docs/operations.md",
         "docs/planning.md",
+        "SECURITY.md",
         "docs/parity.md",
         "docs/performance.md",
         "docs/checkpoints.md",
