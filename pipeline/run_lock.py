@@ -43,6 +43,7 @@ class LockFacts:
         run_id: of this run alone.
         host: name of the machine the run was started on.
         pid: its process there.
+        process: the same for as long as the machine is up, see `_process`; "" where that is not known.
         started_at: when it took the lock; ISO 8601, UTC.
         heartbeat_at: when it last wrote the lock, by its own clock.
         num_heartbeats: times it did.
@@ -54,6 +55,7 @@ class LockFacts:
     run_id: str = "of unknown name"
     host: str = "unknown"
     pid: int = 0
+    process: str = ""
     started_at: str = "unknown"
     heartbeat_at: str = "unknown"
     num_heartbeats: int = 0
@@ -63,8 +65,13 @@ class LockFacts:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the run counts as dead."""
-        return self.age_s > self.stale_s
+        """Whether the run counts as dead: silent for too long, or a process of this machine that is no more."""
+        return self.age_s > self.stale_s or self._is_gone
+
+    @property
+    def _is_gone(self) -> bool:
+        ours = _process(os.getpid()).rsplit(" ", 2)[0]  # machine and name space
+        return bool(ours) and self.process.startswith(f"{ours} ") and _process(self.pid) != self.process
 
 
 def read_lock(output_url: str) -> LockFacts | None:
@@ -158,6 +165,7 @@ class RunLock:
             run_id=self.run_id,
             host=socket.gethostname(),
             pid=os.getpid(),
+            process=_process(os.getpid()),
             started_at=self._started_at,
             heartbeat_at=_now(),
             num_heartbeats=self._num_heartbeats,
@@ -224,6 +232,21 @@ class RunLock:
         logger.error("%s", self.lost)
         if self._on_lost is not None:
             self._on_lost(self.lost)
+
+
+def _process(pid: int) -> str:
+    """Start of the machine, name space of processes, number and start of a process; "" if there is none, or no Linux.
+
+    A container has a name space of its own, so nobody takes another one's process for absent.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+        with open(f"/proc/{pid}/stat") as file:
+            started = file.read().rpartition(")")[2].split()[19]
+        return f"{boot} {os.readlink('/proc/self/ns/pid')} {pid} {started}"
+    except (OSError, IndexError):
+        return ""
 
 
 def _facts(seen: Seen) -> LockFacts:

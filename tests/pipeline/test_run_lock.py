@@ -19,6 +19,7 @@ from actors import storage_faults
 from actors.guarded_file import guarded_file
 from actors.storage import join, list_names, write_atomically
 from actors.storage_faults import Patience, StorageError
+from pipeline import run_lock
 from pipeline.run_lock import LOCK_NAME, LockedError, RunLock, read_lock
 from tests.faulty_store import in_front_of
 
@@ -169,7 +170,24 @@ with RunLock(sys.argv[1], heartbeat_s=0.5, stale_s=float(sys.argv[2]), on_lost=t
 
 
 @pytest.mark.parametrize("output", ["local", "s3"], indirect=True)
-def test_a_killed_run_is_in_the_way_until_it_is_stale(output):
+def test_a_run_killed_on_this_machine_gives_way_at_once(output):
+    holder = start(HOLDER, output, "60")
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert not read_lock(output).is_stale
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        assert read_lock(output).is_stale
+        with RunLock(output) as lock:
+            assert read_lock(output).run_id == lock.run_id
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+@pytest.mark.parametrize("output", ["local", "s3"], indirect=True)
+def test_a_run_killed_elsewhere_is_in_the_way_until_it_is_stale(output, monkeypatch):
+    monkeypatch.setattr(run_lock, "_process", lambda pid: "")  # another machine's processes are not known
     holder = start(HOLDER, output, "4")
     try:
         assert holder.stdout.readline() == "held\n"
