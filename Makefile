@@ -51,8 +51,9 @@ lint: setup-dev
 
 # Asks the package index for known weaknesses of the pinned versions; needs a network.
 audit: setup-dev
+	@$(BIN)/python -m pip check
 	@$(BIN)/python -m pip install --quiet pip-audit
-	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	@$(BIN)/pip-audit --strict --progress-spinner off --requirement constraints.txt --no-deps --disable-pip
 
 format: setup-dev
 	$(BIN)/ruff format .

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
+from actors.references import AllowedReferences
 from jobs.arguments import natural
 from pipeline.costs import CostError, CostTable, load_costs
 from pipeline.forecast import Forecaster, Model, summarise
@@ -88,7 +90,11 @@ def _forecast(options: argparse.Namespace) -> Forecast:
     table = load_costs(options.costs or settings.costs)
     _require_costs_of_the_machine(table, options.gpus)
     model, gpu = Model.at(options.checkpoint), options.gpu.upper()
-    summary = summarise(read_manifest(options.manifest), model)
+    manifest = options.manifest
+    if "://" not in manifest:
+        manifest = os.path.abspath(os.path.expanduser(manifest))
+    references = AllowedReferences.of_manifest(manifest, settings.allowed_references)
+    summary = summarise(read_manifest(manifest, references), model)
     return Forecast(
         manifest_url=options.manifest,
         summary=summary,

@@ -14,7 +14,7 @@ from jobs.generate import connect
 PAGES = [
     "/api/jobs/",
     "/logical/actors",
-    *(f"/api/v0/{kind}?detail=1" for kind in ("actors", "tasks", "workers", "runtime_envs")),
+    *(f"/api/v0/{kind}?detail=1&limit=10000" for kind in ("actors", "tasks", "workers", "runtime_envs")),
 ]
 
 
@@ -45,7 +45,7 @@ def test_keys_are_handed_to_workers_and_shown_nowhere(cluster, monkeypatch):
         written = {str(path): path.read_bytes() for path in logs.rglob("*") if path.is_file()}
     finally:
         ray.shutdown()
-    assert "reader-of-keys" in shown["/api/v0/actors?detail=1"], "the right cluster was asked"
+    assert "reader-of-keys" in shown["/api/v0/actors?detail=1&limit=10000"], "the right cluster was asked"
     assert any(b"worker" in data for data in written.values())
     for value in (key, secret, token):
         assert [path for path, text in shown.items() if value in text] == []

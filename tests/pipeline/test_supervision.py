@@ -177,7 +177,8 @@ def test_when_the_lanes_own_process_dies_its_actors_go_too(tmp_path):
     for row in lane.watch.rows(lane.chunks):
         seen[row["id"]] = lane.worker(row["id"])
         if len(seen) == 3:
-            (process,) = [p for p in psutil.process_iter(["cmdline"]) if "_LaneProcess" in " ".join(p.info["cmdline"])]
+            lanes = [p for p in psutil.process_iter(["cmdline"]) if "_LaneProcess" in " ".join(p.info["cmdline"] or ())]
+            process = max(lanes, key=lambda lane: lane.create_time())
             process.kill()
     assert lane.watch.verdict == "process died"
     assert len(seen) < 40
