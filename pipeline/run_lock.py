@@ -14,13 +14,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from actors import storage_faults
 from actors.guarded_file import GuardedFile, Seen, guarded_file
-from actors.storage import StorageError, join
+from actors.storage import StorageError, join, local_path
 from actors.storage_faults import Patience
 
 logger = logging.getLogger(__name__)
@@ -123,8 +125,11 @@ class RunLock:
         self._thread: threading.Thread | None = None
         self._mine: Seen | None = None
         self._written_at = 0.0
+        self._new_folder: Path | None = None
 
     def __enter__(self) -> RunLock:
+        folder = local_path(self.output_url)
+        self._new_folder = folder if folder is not None and not folder.exists() else None
         self._mine = self._claim(self._file())
         self._thread = threading.Thread(target=self._keep, name="run-lock", daemon=True)
         self._thread.start()
@@ -138,6 +143,9 @@ class RunLock:
             return
         try:
             self._file(self._brief_patience()).remove(self._mine)
+            if self._new_folder is not None:
+                with suppress(OSError):  # a run that wrote nothing leaves nothing
+                    self._new_folder.rmdir()
         except StorageError as error:
             logger.warning("the lock stays until it is stale: %s", error)
 
