@@ -130,9 +130,9 @@ class StageBoard:
         """A clip has left a stage; returns at once."""
         self._handle.leave.remote(stage, clip_id, is_healthy, seconds)
 
-    def snapshot(self) -> StageCounts:
-        """Ask for the counters; empty ones if the board does not answer in time."""
-        return self._ask(self._handle.snapshot) or StageCounts()
+    def snapshot(self) -> StageCounts | None:
+        """Ask for the counters; None if the board does not answer in time."""
+        return self._ask(self._handle.snapshot)
 
     def _ask(self, method: Any, *arguments: Any) -> Any:
         try:

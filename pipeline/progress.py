@@ -107,7 +107,7 @@ class ProgressDisplay:
     def _run(self) -> None:
         interval = PLAIN_LINE_EVERY_S if self._live is None else REFRESH_S
         while not self._finished.wait(interval):
-            stages = self.board.snapshot() if self.board is not None else StageCounts()
+            stages = (self.board.snapshot() if self.board is not None else None) or StageCounts()
             if self.lock is not None:
                 self.lock.progress = self._facts(stages)
             if self._live is None:

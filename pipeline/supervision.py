@@ -100,6 +100,8 @@ class LaneWatch:
                 continue
             last_look = now
             counts = self.board.snapshot()
+            if counts is None:  # who does not answer has not said that nobody died
+                continue
             self._check_starts(counts)
             if not is_short(self.graph.plan, ray.cluster_resources()):
                 enough_since = now
