@@ -7,8 +7,10 @@ signals; ending that process ends all its actors, in whatever state they are.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -121,5 +123,21 @@ class _LaneProcess:
     """Runs as a Ray actor."""
 
     def run(self, chunks: Sequence[bytes], graph: LaneGraph, board: StageBoard) -> Iterator[ClipRow]:
+        _keep_errors_in_logs()
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         yield from run_lane(chunks, graph, board)
+
+
+def _keep_errors_in_logs() -> None:
+    """Turn this worker's standard error to a log file that Ray does not print at the driver.
+
+    Ray's core writes an error there for every graph: that actors which restart have arguments in the object store. They
+    are kept there, by this process. What ends a lane is raised, or is said by the death of the process.
+    """
+    try:
+        log = Path(os.readlink("/proc/self/fd/2"))
+    except OSError:  # no Linux: the line is shown
+        return
+    if log.name.startswith("worker-"):
+        with open(log.with_name(f"lane-{log.name}"), "ab") as file:
+            os.dup2(file.fileno(), 2)
