@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -180,8 +180,9 @@ class RunLock:
             stale_s=self.stale_s,
             progress=dict(self.progress),
         )
-        content = asdict(facts)
-        del content["age_s"]
+        # Not `asdict`, which takes a Counter in the progress apart.
+        names = [known.name for known in fields(facts) if known.name != "age_s"]
+        content = {name: getattr(facts, name) for name in names}
         return json.dumps(content, ensure_ascii=False, indent=1, default=str).encode(errors="replace")
 
     def _claim(self, file: GuardedFile) -> Seen:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from actors.storage import join, list_names, write_atomically
 from actors.storage_faults import Patience, StorageError
 from pipeline import run_lock
 from pipeline.run_lock import LOCK_NAME, LockedError, RunLock, read_lock
-from tests.faulty_store import in_front_of
+from tests.s3 import in_front_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,10 +76,11 @@ def test_the_second_run_is_refused_and_told_of_the_first(output):
 
 def test_a_run_can_be_watched_from_the_store_alone(output):
     with RunLock(output, heartbeat_s=0.2, stale_s=20.0) as lock:
-        lock.progress = {"num_done": 3, "where": Path("/a"), 5: float("inf")}
+        in_flight = Counter({"decoding": 2})
+        lock.progress = {"num_done": 3, "where": Path("/a"), 5: float("inf"), "in_flight": in_flight}
         wait_for(lambda: read_lock(output).progress)
         facts = read_lock(output)
-        assert facts.progress == {"num_done": 3, "where": "/a", "5": float("inf")}
+        assert facts.progress == {"num_done": 3, "where": "/a", "5": float("inf"), "in_flight": {"decoding": 2}}
         assert (facts.run_id, facts.pid, facts.stale_s) == (lock.run_id, os.getpid(), 20.0)
         wait_for(lambda: read_lock(output).num_heartbeats > facts.num_heartbeats)
         assert read_lock(output).age_s < 10.0
