@@ -7,7 +7,7 @@ from actors import storage_faults
 from actors.local_copy import local_copy
 from actors.storage import join, write_atomically
 from actors.storage_faults import Patience
-from tests.faulty_store import in_front_of
+from tests.s3 import in_front_of
 
 
 def test_a_download_goes_on_where_a_tenth_of_all_calls_fails(s3_endpoint, s3_bucket, tmp_path, monkeypatch):

@@ -16,8 +16,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from actors import storage_faults
 from actors.storage import join, list_names, list_sizes, open_binary, read_bytes, remove, write_atomically
 from actors.storage_faults import CredentialsError, Patience, StorageError, StoreUnavailableError, diagnose, persist
-from tests.faulty_store import PASSING_FAULTS, in_front_of
-from tests.s3 import s3_client, split
+from pipeline.chaos.faulty_store import PASSING_FAULTS
+from tests.s3 import in_front_of, s3_client, split
 
 FAST = Patience(limit_s=60.0, credentials_limit_s=60.0, first_wait_s=0.05, longest_wait_s=0.4, answer_s=1.0)
 BRIEF = Patience(limit_s=0.25, credentials_limit_s=0.25, first_wait_s=0.05, longest_wait_s=0.1, answer_s=0.2)

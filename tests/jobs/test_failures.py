@@ -17,7 +17,7 @@ from PIL import Image
 
 from actors.storage import join, list_names, read_bytes, remove, write_atomically
 from pipeline.run_lock import RunLock
-from tests.faulty_store import in_front_of
+from tests.s3 import in_front_of
 
 
 def row(clip_id, **fields):

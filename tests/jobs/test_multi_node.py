@@ -5,24 +5,21 @@ The nodes offer GPUs that are not there: Ray places actors by them all the same,
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from ray.util.state import list_actors, list_jobs, list_nodes
 
 from actors.media import probe
+from pipeline.chaos.local_cluster import LocalCluster, NodeSize
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
@@ -38,57 +35,20 @@ class Fleet:
     worker_ids: frozenset[str]
 
 
-class Node:
-    """One Ray node: processes and a folder of its own; `printed` is what `ray start` said until it ran."""
-
-    def __init__(self, stack: ExitStack, *options: str):
-        command = [str(RAY), "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
-        # Not below pytest's folder: names of sockets are short.
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
-        command += [f"--temp-dir={folder}", "--object-store-memory=200000000", "--dashboard-agent-listen-port=0"]
-        command += options
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/")
-        self.printed = ""
-        stack.callback(self.kill)
-
-    def wait(self) -> None:
-        for line in self.process.stdout:
-            self.printed += line
-            if "block forever" in line:
-                return
-        pytest.fail(f"ray start ended with status {self.process.wait()}: {self.printed}")
-
-    def kill(self) -> None:
-        with self.process, suppress(psutil.NoSuchProcess):
-            for part in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
-                with suppress(psutil.NoSuchProcess):
-                    part.kill()
-
-
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
-    with ExitStack() as stack:
-        head = Node(stack, "--head", "--port=0", "--num-cpus=0", "--num-gpus=0")
-        head.wait()
-        address = re.search(r"--address='([^']+)'", head.printed)[1]
-        dashboard_url = re.search(r"RAY_API_SERVER_ADDRESS='([^']+)'", head.printed)[1]
-        for _ in range(NUM_WORKERS):  # one by one: at the same time, nodes of one machine take each other's ports
-            worker = Node(
-                stack,
-                f"--address={address}",
-                "--num-cpus=4",
-                f"--num-gpus={GPUS_PER_WORKER}",
-                '--resources={"accelerator_type:H100": 1}',
-            )
-            worker.wait()
+    with LocalCluster("--num-cpus=0", "--num-gpus=0") as cluster:
+        for _ in range(NUM_WORKERS):
+            cluster.add_node(NodeSize(4, GPUS_PER_WORKER, {"accelerator_type:H100": 1}))
         deadline = time.monotonic() + 30
         while True:
-            nodes = [node for node in list_nodes(address=dashboard_url, detail=True) if node.state == "ALIVE"]
+            nodes = [node for node in list_nodes(address=cluster.dashboard_url, detail=True) if node.state == "ALIVE"]
             if len(nodes) == 1 + NUM_WORKERS:
                 break
             assert time.monotonic() < deadline, nodes
             time.sleep(0.2)
-        yield Fleet(dashboard_url, frozenset(node.node_id for node in nodes if not node.is_head_node))
+        worker_ids = frozenset(node.node_id for node in nodes if not node.is_head_node)
+        yield Fleet(cluster.dashboard_url, worker_ids)
 
 
 def submit(fleet: Fleet, working_dir: Path, arguments, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -7,14 +7,10 @@ import random
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
-
-import pytest
-import s3fs
 
 _ANSWERS = {
     "internal_error": (500, "InternalError"),
@@ -173,20 +169,3 @@ class _Handler(BaseHTTPRequestHandler):
         xml = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>a fault on purpose</Message>'
         body = b"" if self.command == "HEAD" else (xml + "</Error>").encode()
         self.answer(status, [("Content-Type", "application/xml")], body)
-
-
-@contextmanager
-def in_front_of(upstream: str, **options: Any) -> Iterator[FaultyStore]:
-    """A faulty store which the AWS variables of this process, and so of its children, point to.
-
-    Args:
-        upstream: URL of the S3 server.
-        options: of `FaultyStore`.
-    """
-    with FaultyStore(upstream, **options) as store, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", store.endpoint)
-        s3fs.S3FileSystem.clear_instance_cache()
-        try:
-            yield store
-        finally:
-            s3fs.S3FileSystem.clear_instance_cache()
