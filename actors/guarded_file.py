@@ -124,8 +124,16 @@ class _S3File(GuardedFile):
             return None
 
     def _write(self, data: bytes, last: Seen | None) -> Seen | None:
+        if last is None:
+            return self._put(data, IfNoneMatch="*")
+        written = self._put(data, IfMatch=last.version)
+        if written is None and self._read() == last:
+            # It is as it was: a store that compares the hash without its quotation marks, as Ceph's gateway does.
+            written = self._put(data, IfMatch=last.version.strip('"'))
+        return written
+
+    def _put(self, data: bytes, **condition: str) -> Seen | None:
         bucket, key, _ = self._fs.split_path(self._path)
-        condition = {"IfNoneMatch": "*"} if last is None else {"IfMatch": last.version}
         try:
             answer = self._fs.call_s3(
                 "put_object", Bucket=bucket, Key=key, Body=data, timeout=upload_limit_s(data), **condition

@@ -6,6 +6,7 @@ runs here with one monitor and one store in memory, and ends with the process th
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -115,11 +116,26 @@ def ceph_server() -> Iterator[str]:
         _start(stack, "ceph-mon", *of_cluster, "-i", "a", "--foreground")
         do("ceph", *of_cluster, "osd", "new", store)
         do("ceph-osd", *of_cluster, "-i", "0", "--mkfs", "--osd-uuid", store)
-        _start(stack, "ceph-osd", *of_cluster, "-i", "0", "--foreground")
+        _start_store(stack, of_cluster)
         user = ("--uid", "test", "--display-name", "test")
         keys = ("--access-key", KEYS["AWS_ACCESS_KEY_ID"], "--secret-key", KEYS["AWS_SECRET_ACCESS_KEY"])
         do("radosgw-admin", *of_cluster, "user", "create", *user, *keys)
         yield _answering(port, _start(stack, "radosgw", *of_cluster, "-n", "client.rgw", "--foreground"))
+
+
+def _start_store(stack: ExitStack, of_cluster: tuple[str, ...]) -> None:
+    """Start Ceph's storage daemon, again where it ends at once: at times it asks the monitor before it knows it."""
+    end = time.monotonic() + _START_S
+    store = _start(stack, "ceph-osd", *of_cluster, "-i", "0", "--foreground")
+    while time.monotonic() < end:
+        if store.poll() is not None:
+            store = _start(stack, "ceph-osd", *of_cluster, "-i", "0", "--foreground")
+        asked = ["ceph", *of_cluster, "osd", "stat", "--format", "json"]
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=_START_S, check=False).stdout
+        if told.strip() and json.loads(told)["num_up_osds"]:
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"Ceph's storage daemon did not start within {_START_S:g} s")
 
 
 def free_port() -> int:
