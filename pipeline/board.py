@@ -102,7 +102,7 @@ class StageBoard:
 
     def __init__(self, earlier: Mapping[str, Mapping[str, int]] | None = None) -> None:
         # Beside the driver: a node that comes and goes is no place for what outlives actors.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board = ray.remote(_Board).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
         self._handle: Any = board.remote(dict(earlier or {}))
 
