@@ -61,3 +61,18 @@ def test_links_inside_the_project_lead_somewhere(page):
     path = ROOT / page
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_every_line_of_the_failure_table_names_tests_that_there_are():
+    text = (ROOT / "docs/operations.md").read_text()
+    table = text.partition("| what breaks |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(table) > 15
+    known = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        known |= dict.fromkeys(re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE), path)
+    for line in table:
+        named = re.findall(r"`(test_\w+)", line)
+        files = re.findall(r"`(tests/\w+/test_\w+\.py)`", line)
+        assert named or files, line
+        assert not {*named} - known.keys(), line
+        assert all((ROOT / file).exists() for file in files), line
