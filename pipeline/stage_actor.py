@@ -15,6 +15,7 @@ from actors.stage import Stage
 from actors.storage import StorageError
 from model.graph_cache import CompileError
 from pipeline.board import StageBoard
+from pipeline.clip_logging import at_work, make_logs_tell_of_clips
 from pipeline.gate import Gate
 
 logger = logging.getLogger(__name__)
@@ -48,17 +49,24 @@ class StageActor:
         self.gate = Gate()
         self.stage: Stage | None = None
         self.start_failure: str | None = None
+        make_logs_tell_of_clips()
         try:
-            self.stage = stage_class(**arguments)
+            with at_work(self.name):
+                self.stage = stage_class(**arguments)
         except _START_ERRORS as error:
             kind = "" if isinstance(error, ValueError | StorageError | CompileError) else f"{type(error).__name__}: "
             self.start_failure = " ".join(f"{kind}{error}".split())
+        make_logs_tell_of_clips()  # of libraries that loading has imported, too
         self.is_started_elsewhere = board.report_start(self.name, self.start_failure)
 
     def __call__(self, row: ClipRow) -> ClipRow:
         """Process one row."""
         if row["failure"] is not None:
             return row
+        with at_work(self.name, row["id"]):
+            return self._pass(row)
+
+    def _pass(self, row: ClipRow) -> ClipRow:
         if self.stage is None:
             if self.is_started_elsewhere:
                 time.sleep(_BEFORE_ANOTHER_START_S)
