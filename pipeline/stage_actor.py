@@ -14,7 +14,7 @@ from actors.row import ACTOR_START, ClipRow, Failure
 from actors.stage import Stage
 from actors.storage import StorageError
 from model.graph_cache import CompileError
-from pipeline.board import StageBoard
+from pipeline.board import OUT_OF_MEMORY, StageBoard
 from pipeline.clip_logging import at_work, make_logs_tell_of_clips
 from pipeline.gate import Gate
 
@@ -49,6 +49,7 @@ class StageActor:
         self.gate = Gate()
         self.stage: Stage | None = None
         self.start_failure: str | None = None
+        began = time.perf_counter()
         make_logs_tell_of_clips()
         try:
             with at_work(self.name):
@@ -57,7 +58,7 @@ class StageActor:
             kind = "" if isinstance(error, ValueError | StorageError | CompileError) else f"{type(error).__name__}: "
             self.start_failure = " ".join(f"{kind}{error}".split())
         make_logs_tell_of_clips()  # of libraries that loading has imported, too
-        self.is_started_elsewhere = board.report_start(self.name, self.start_failure)
+        self.is_started_elsewhere = board.report_start(self.name, self.start_failure, time.perf_counter() - began)
 
     def __call__(self, row: ClipRow) -> ClipRow:
         """Process one row."""
@@ -79,7 +80,9 @@ class StageActor:
             return result
         finally:
             is_healthy = result is not None and result["failure"] is None
-            self.board.leave(self.name, row["id"], is_healthy, time.perf_counter() - started)
+            # 0 where there is no GPU.
+            peak_bytes = torch.cuda.max_memory_allocated()
+            self.board.leave(self.name, row["id"], is_healthy, time.perf_counter() - started, peak_bytes)
 
     def _process(self, row: ClipRow, num_died: int) -> ClipRow:
         if not num_died:
@@ -88,7 +91,7 @@ class StageActor:
                 try:
                     return self._run(row)
                 except torch.OutOfMemoryError:
-                    pass  # others may hold what this one lacks
+                    self.board.retry(self.name, OUT_OF_MEMORY)  # others may hold what this one lacks
         with self.gate.alone():
             if num_died:
                 self.board.begin(self.name, row["id"])
