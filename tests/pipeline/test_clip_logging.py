@@ -7,7 +7,6 @@ import time
 import warnings
 from pathlib import Path
 
-import pytest
 import ray
 
 from actors.request import ClipRequest
@@ -84,19 +83,11 @@ def test_every_line_about_a_clip_names_it_whoever_wrote_it(cluster):
     assert all(line["actor_id"] and line["node_id"] for line in about)
 
 
-@pytest.fixture
-def bare_root():
-    """The root logger as it is in a worker that Ray has not set up."""
-    root = logging.getLogger()
-    before, root.handlers = root.handlers, []
-    yield root
-    root.handlers = before
-    logging.captureWarnings(False)
-
-
-def test_without_rays_json_a_line_is_plain_and_names_the_clip_all_the_same(bare_root, capsys):
+def test_without_rays_json_a_line_is_plain_and_names_the_clip_all_the_same(monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     make_logs_tell_of_clips()
     make_logs_tell_of_clips()
+    logging.captureWarnings(False)  # this process has other tests to run
     with at_work("writing", "clip-7"):
         logging.getLogger("actors.storage").warning("cannot write for now")
         logging.getLogger("actors.storage").info("of no interest")
