@@ -51,7 +51,7 @@ class ProgressDisplay:
             self.lane, self.pools, self.board, self.num_clips = lane, tuple(pools), board, num_clips
             if self.metrics is not None:
                 self.metrics.begin_lane(lane, pools)
-                self._look()
+                self.metrics.watch_run(self.counts)
         if self._live is None:
             sizes = ", ".join(f"{pool.stage} x{pool.size}{_memory_each(pool)}" for pool in pools)
             self.console.print(f"lane {lane}: {sizes}", highlight=False, soft_wrap=True)
