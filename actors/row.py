@@ -1,7 +1,8 @@
 """The row that travels through the pipeline: one clip, self-describing, a few megabytes.
 
 Columns: `id`; `request` (the validated request, JSON); `payload` (what the next stage needs, a safetensors blob);
-`failure` (null while healthy, else JSON); `stage_seconds` (JSON object); `notes` (JSON list of warnings for the user).
+`failure` (null while healthy, else JSON); `stage_seconds` (JSON object: how long each stage was busy with it, waiting
+for other clips not counted); `notes` (JSON list of warnings for the user).
 """
 
 from __future__ import annotations

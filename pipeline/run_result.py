@@ -11,7 +11,7 @@ from actors.row import Failure
 from pipeline.dead_letters import DeadLetters
 from pipeline.manifest import ManifestRow
 from pipeline.pools import LanePlan
-from pipeline.progress import RunCounts
+from pipeline.run_counts import RunCounts
 from pipeline.worklist import Status, Worklist
 
 _REPORTED_PACKAGES = ("magihuman-ray", "ray", "torch", "diffusers", "transformers", "av")

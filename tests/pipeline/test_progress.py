@@ -7,7 +7,8 @@ from rich.console import Console
 
 from pipeline.durations import format_duration
 from pipeline.pools import Pool
-from pipeline.progress import ProgressDisplay, RunCounts, StageCounts, live_table, plain_line
+from pipeline.progress import ProgressDisplay, StageCounts, live_table, plain_line
+from pipeline.run_counts import RunCounts
 
 STAGES = StageCounts(in_flight=Counter(base_generation=2, decoding=1, writing=0), passed=Counter(conditioning=9))
 
@@ -55,7 +56,7 @@ def test_without_a_terminal_the_display_prints_lines(monkeypatch, counts):
     monkeypatch.setattr("pipeline.progress.PLAIN_LINE_EVERY_S", 0.05)
     console = Console(file=io.StringIO(), width=200)
     with ProgressDisplay(console, counts) as display:
-        display.begin_lane("distill/256p", [Pool("decoding", 2, 1, 1)], Board())
+        display.begin_lane("distill/256p", [Pool("decoding", 2, 1, 1)], Board(), 20)
         time.sleep(0.3)
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "lane distill/256p: decoding x2"
@@ -65,7 +66,7 @@ def test_without_a_terminal_the_display_prints_lines(monkeypatch, counts):
 def test_memory_that_actors_need_of_a_gpu_is_shown(counts):
     console = Console(file=io.StringIO(), width=200)
     pools = [Pool("conditioning", 1, 1, 1, 20.1), Pool("writing", 2, 1, 0)]
-    ProgressDisplay(console, counts).begin_lane("distill/256p", pools, None)
+    ProgressDisplay(console, counts).begin_lane("distill/256p", pools, None, 20)
     assert console.file.getvalue() == ("lane distill/256p: conditioning x1 (20.1 GB of GPU memory each), writing x2\n")
     console.print(live_table("distill/256p", pools, counts, STAGES))
     rows = console.file.getvalue().splitlines()
