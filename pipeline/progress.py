@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +17,8 @@ from rich.text import Text
 
 from pipeline.board import StageBoard, StageCounts
 from pipeline.durations import format_duration
+from pipeline.failure_kinds import FailureKinds
+from pipeline.lane_counts import LaneCounts
 from pipeline.pools import Pool
 from pipeline.run_lock import RunLock
 
@@ -34,6 +36,8 @@ class RunCounts:
         num_done: finished by this run.
         num_failed: dead letters of this run.
         started: `time.monotonic()` when the first clip could start.
+        lanes: name to counts of the lanes that have something to make, in the order they are run.
+        failures: the dead letters by kind.
     """
 
     num_rows: int = 0
@@ -41,6 +45,8 @@ class RunCounts:
     num_done: int = 0
     num_failed: int = 0
     started: float = field(default_factory=time.monotonic)
+    lanes: dict[str, LaneCounts] = field(default_factory=dict)
+    failures: FailureKinds = field(default_factory=FailureKinds)
 
     @property
     def num_left(self) -> int:
@@ -106,6 +112,8 @@ class ProgressDisplay:
 
     def _run(self) -> None:
         interval = PLAIN_LINE_EVERY_S if self._live is None else REFRESH_S
+        if self.lock is not None:
+            self.lock.progress = self._facts(StageCounts())
         while not self._finished.wait(interval):
             stages = (self.board.snapshot() if self.board is not None else None) or StageCounts()
             if self.lock is not None:
@@ -118,7 +126,14 @@ class ProgressDisplay:
     def _facts(self, stages: StageCounts) -> dict[str, Any]:
         counts = self.counts
         totals = {name: getattr(counts, name) for name in ("num_rows", "num_skipped", "num_done", "num_failed")}
-        return {**totals, "lane": self.lane, "clips_per_minute": counts.clips_per_minute, "in_flight": stages.in_flight}
+        return {
+            **totals,
+            "clips_per_minute": round(counts.clips_per_minute, 3),
+            "lane": self.lane,
+            "lanes": {lane: asdict(of_lane) for lane, of_lane in list(counts.lanes.items())},
+            "in_flight": {stage: number for stage, number in stages.in_flight.items() if number > 0},
+            "failures": [asdict(kind) for kind in counts.failures.most_frequent()],
+        }
 
 
 def _memory_each(pool: Pool) -> str:

@@ -21,6 +21,7 @@ from pipeline.gpu_memory import LaneMemory, known_gpu_memory_gb
 from pipeline.graph import LaneGraph
 from pipeline.intake import Intake
 from pipeline.lane import LaneWork
+from pipeline.lane_counts import LaneCounts
 from pipeline.lane_stages import lane_stages
 from pipeline.ledger import Ledger
 from pipeline.patience import Patience
@@ -41,6 +42,7 @@ class Run:
         spec: what to run.
         console: where progress goes.
         is_told_to_stop: asked again and again; the run ends soon where it says so.
+        run_id: its name, that of the lock.
 
     Attributes:
         capabilities: what the checkpoint can be asked for; the release's until `find_work` has looked.
@@ -48,7 +50,13 @@ class Run:
         result: what came out so far.
     """
 
-    def __init__(self, spec: RunSpec, console: Console, is_told_to_stop: Callable[[], bool] = lambda: False):
+    def __init__(
+        self,
+        spec: RunSpec,
+        console: Console,
+        is_told_to_stop: Callable[[], bool] = lambda: False,
+        run_id: str = "",
+    ):
         self.spec, self.console, self.is_told_to_stop = spec, console, is_told_to_stop
         self.ledger = Ledger(spec.output_url)
         self.capabilities = Capabilities()
@@ -56,7 +64,7 @@ class Run:
         self.references = AllowedReferences(())
         self.num_gpus = 0
         self.accelerator_type: str | None = None
-        self.result = RunResult()
+        self.result = RunResult(run_id)
         self._deaths: Attempts = {}
 
     @property
@@ -124,9 +132,11 @@ class Run:
         """
         if not works:
             return
-        self.result.counts.started = time.monotonic()
+        counts, worklist = self.result.counts, self.result.worklist
+        counts.lanes = {str(work.lane): LaneCounts(worklist.num_todo(work.lane.resolution)) for work in works}
+        counts.started = time.monotonic()
         self._deaths = self.ledger.read_deaths()
-        with ProgressDisplay(self.console, self.result.counts, lock) as display:
+        with ProgressDisplay(self.console, counts, lock) as display:
             for work in works:
                 self._run_lane(work, display)
                 if self.is_told_to_stop():
@@ -141,7 +151,7 @@ class Run:
             watch = LaneWatch(self._graph(work), board, patience, self.is_told_to_stop, self._keep_deaths)
             display.begin_lane(str(work.lane), watch.graph.plan.pools, board)
             for row in watch.rows(list(self.result.worklist.chunks(work.lane.resolution))):
-                self._receive(row)
+                self._receive(row, self.result.counts.lanes[str(work.lane)])
             if self.is_told_to_stop() or not self.result.worklist.num_todo(work.lane.resolution):
                 return
             num_fruitless = 0 if self.result.counts.num_left < num_before else num_fruitless + 1
@@ -174,9 +184,10 @@ class Run:
         except PlanError as error:
             raise StuckError(f"lane {work.lane}: {self.num_gpus} of {planned} GPUs are left: {error}") from error
 
-    def _receive(self, row: ClipRow) -> None:
+    def _receive(self, row: ClipRow, lane: LaneCounts) -> None:
         if row["failure"] is None:
             self.result.finish(row["id"])
+            lane.num_done += 1
             self.ledger.add(json.loads(unpack(row["payload"])["record"].numpy().tobytes()))
             return
         failure = Failure.from_json(row["failure"])
@@ -185,6 +196,7 @@ class Run:
         if failure.field == OUTPUT:
             raise StoreUnavailableError(failure.reason)
         self.result.fail(row["id"], failure)
+        lane.num_failed += 1
 
     def _keep_deaths(self, deaths: Attempts) -> None:
         if deaths != self._deaths:
