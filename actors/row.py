@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-import safetensors.torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STAGES = ("conditioning", "base_generation", "super_resolution", "decoding", "writing")
 """Every stage a clip can pass, in order; `super_resolution` only where a resolution above 256p is asked for."""
@@ -93,9 +93,13 @@ def new_row(request_id: str, request_json: str) -> ClipRow:
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
     """Serialise named tensors; non-contiguous ones are copied."""
+    import safetensors.torch  # who looks at results alone does without torch
+
     return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def unpack(payload: bytes) -> dict[str, Tensor]:
     """Inverse of `pack`."""
+    import safetensors.torch
+
     return safetensors.torch.load(payload)

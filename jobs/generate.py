@@ -24,7 +24,7 @@ from actors.redaction import redact
 from actors.storage import StoreUnavailableError
 from jobs.worker_environment import handing_on
 from pipeline.lane import LaneWork
-from pipeline.report import print_summary, write_books
+from pipeline.report import begin_books, print_summary, write_books
 from pipeline.run import Run
 from pipeline.run_lock import RunLock
 from pipeline.run_spec import RunSpec
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(spec: RunSpec, lock: RunLock, address: str | None) -> int:
     console, stop = Console(), threading.Event()
-    run = Run(spec, console, lambda: stop.is_set() or lock.lost is not None)
+    run = Run(spec, console, lambda: stop.is_set() or lock.lost is not None, lock.run_id)
     works = run.find_work()
     try:
         if works:
@@ -185,22 +185,24 @@ def _stopping_on_sigterm(stop: threading.Event) -> Iterator[None]:
 def _run_and_report(run: Run, works: Sequence[LaneWork], lock: RunLock, console: Console) -> int:
     interrupted = False
     try:
+        if works:
+            begin_books(run)
         run.execute(works, lock)
     except KeyboardInterrupt:
         interrupted = True
     except (StartError, StuckError, StoreUnavailableError) as error:
         print(f"error: {error}", file=sys.stderr)
-        _try_to_write_books(run)
+        _try_to_write_books(run, str(error))
         return EXIT_BROKEN if isinstance(error, StartError) else EXIT_CONTINUE
-    except Exception:
-        _try_to_write_books(run)
+    except Exception as error:
+        _try_to_write_books(run, " ".join(f"{type(error).__name__}: {error}".split()))
         raise
     finally:
         ray.shutdown()
     if lock.lost is not None:  # the books are another run's now
         print(f"error: {lock.lost}", file=sys.stderr)
         return EXIT_CONTINUE
-    gallery_url = write_books(run)
+    gallery_url = write_books(run, "Ctrl-C" if interrupted else "told to stop (SIGTERM)")
     if not run.result.is_complete:
         console.print("ended before its time: what is done is kept, the same command continues", highlight=False)
         return EXIT_INTERRUPTED if interrupted else EXIT_CONTINUE
@@ -208,9 +210,9 @@ def _run_and_report(run: Run, works: Sequence[LaneWork], lock: RunLock, console:
     return EXIT_DEAD_LETTERS if run.result.dead_letters else EXIT_DONE
 
 
-def _try_to_write_books(run: Run) -> None:
+def _try_to_write_books(run: Run, reason: str) -> None:
     try:
-        write_books(run)
+        write_books(run, reason)
     except Exception:  # told of, but the first error stays the one that ends the process
         logger.exception("results.parquet, dead_letter.jsonl, run.json and index.html could not be written")
 

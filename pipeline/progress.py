@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -81,6 +82,8 @@ class ProgressDisplay:
 
     def _run(self) -> None:
         interval = PLAIN_LINE_EVERY_S if self._live is None else REFRESH_S
+        if self.lock is not None:
+            self.lock.progress = self._facts(StageCounts())
         while not self._finished.wait(interval):
             stages = self._look()
             if self.lock is not None:
@@ -103,7 +106,14 @@ class ProgressDisplay:
     def _facts(self, stages: StageCounts) -> dict[str, Any]:
         counts = self.counts
         totals = {name: getattr(counts, name) for name in ("num_rows", "num_skipped", "num_done", "num_failed")}
-        return {**totals, "lane": self.lane, "clips_per_minute": counts.clips_per_minute, "in_flight": stages.in_flight}
+        return {
+            **totals,
+            "clips_per_minute": round(counts.clips_per_minute, 3),
+            "lane": self.lane,
+            "lanes": {lane: asdict(of_lane) for lane, of_lane in list(counts.lanes.items())},
+            "in_flight": {stage: number for stage, number in stages.in_flight.items() if number > 0},
+            "failures": [asdict(kind) for kind in counts.failures.most_frequent()],
+        }
 
 
 def _memory_each(pool: Pool) -> str:

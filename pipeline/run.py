@@ -22,6 +22,7 @@ from pipeline.gpu_memory import LaneMemory, known_gpu_memory_gb
 from pipeline.graph import LaneGraph
 from pipeline.intake import Intake
 from pipeline.lane import LaneWork
+from pipeline.lane_counts import LaneCounts
 from pipeline.lane_stages import lane_stages
 from pipeline.ledger import Ledger
 from pipeline.metrics import RunMetrics
@@ -43,6 +44,7 @@ class Run:
         spec: what to run.
         console: where progress goes.
         is_told_to_stop: asked again and again; the run ends soon where it says so.
+        run_id: its name, that of the lock.
 
     Attributes:
         capabilities: what the checkpoint can be asked for; the release's until `find_work` has looked.
@@ -50,7 +52,13 @@ class Run:
         result: what came out so far.
     """
 
-    def __init__(self, spec: RunSpec, console: Console, is_told_to_stop: Callable[[], bool] = lambda: False):
+    def __init__(
+        self,
+        spec: RunSpec,
+        console: Console,
+        is_told_to_stop: Callable[[], bool] = lambda: False,
+        run_id: str = "",
+    ):
         self.spec, self.console, self.is_told_to_stop = spec, console, is_told_to_stop
         self.ledger = Ledger(spec.output_url)
         self.capabilities = Capabilities()
@@ -58,7 +66,7 @@ class Run:
         self.references = AllowedReferences(())
         self.num_gpus = 0
         self.accelerator_type: str | None = None
-        self.result = RunResult()
+        self.result = RunResult(run_id)
         self._deaths: Attempts = {}
 
     @property
@@ -126,10 +134,12 @@ class Run:
         """
         if not works:
             return
-        self.result.counts.started = time.monotonic()
+        counts, worklist = self.result.counts, self.result.worklist
+        counts.lanes = {str(work.lane): LaneCounts(worklist.num_todo(work.lane.resolution)) for work in works}
+        counts.started = time.monotonic()
         self._deaths = self.ledger.read_deaths()
         metrics = RunMetrics(redact(self.spec.output_name))
-        with ProgressDisplay(self.console, self.result.counts, lock, metrics) as display:
+        with ProgressDisplay(self.console, counts, lock, metrics) as display:
             for work in works:
                 self._run_lane(work, display, metrics)
                 if self.is_told_to_stop():
@@ -182,6 +192,7 @@ class Run:
         if row["failure"] is None:
             record = json.loads(unpack(row["payload"])["record"].numpy().tobytes())
             self.result.finish(row["id"])
+            self.result.counts.lanes[lane].num_done += 1
             metrics.count(lane, row, record)
             self.ledger.add(record)
             return
@@ -191,6 +202,7 @@ class Run:
         if failure.field == OUTPUT:
             raise StoreUnavailableError(failure.reason)
         self.result.fail(row["id"], failure)
+        self.result.counts.lanes[lane].num_failed += 1
         metrics.count(lane, row, None)
 
     def _keep_deaths(self, deaths: Attempts) -> None:

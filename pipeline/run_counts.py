@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass, field
 
 from pipeline.durations import format_duration
+from pipeline.failure_kinds import FailureKinds
+from pipeline.lane_counts import LaneCounts
 
 
 @dataclass
@@ -18,6 +20,8 @@ class RunCounts:
         num_done: finished by this run.
         num_failed: dead letters of this run.
         started: `time.monotonic()` when the first clip could start.
+        lanes: name to counts of the lanes that have something to make, in the order they are run.
+        failures: the dead letters by kind.
     """
 
     num_rows: int = 0
@@ -25,6 +29,8 @@ class RunCounts:
     num_done: int = 0
     num_failed: int = 0
     started: float = field(default_factory=time.monotonic)
+    lanes: dict[str, LaneCounts] = field(default_factory=dict)
+    failures: FailureKinds = field(default_factory=FailureKinds)
 
     @property
     def num_left(self) -> int:

@@ -35,17 +35,18 @@ def ceph_bucket(s3_endpoint):
 @pytest.fixture(params=["local", "s3", "ceph", "memory"])
 def folder(request, tmp_path, monkeypatch):
     monkeypatch.setattr(guarded_file_module, "_SETTLE_S", 0.05)
-    if request.param == "ceph":
+    if request.param == "local":
+        yield str(tmp_path / "out")
+    elif request.param == "memory":
+        yield f"memory://{uuid.uuid4().hex}/out"
+    elif request.param == "s3":
+        yield join(request.getfixturevalue("s3_bucket"), "out")
+    else:
         endpoint, bucket = request.getfixturevalue("ceph_bucket")
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         s3fs.S3FileSystem.clear_instance_cache()
-        request.addfinalizer(s3fs.S3FileSystem.clear_instance_cache)
-        return join(bucket, uuid.uuid4().hex)
-    if request.param == "local":
-        return str(tmp_path / "out")
-    if request.param == "memory":
-        return f"memory://{uuid.uuid4().hex}/out"
-    return join(request.getfixturevalue("s3_bucket"), "out")
+        yield join(bucket, uuid.uuid4().hex)
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_it_is_written_only_as_it_was_last_seen(folder):

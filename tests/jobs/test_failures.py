@@ -64,7 +64,8 @@ def test_told_to_go_it_ends_in_order_and_the_same_command_continues(generate, ma
     assert "Traceback" not in printed
     done = {marker.stem for marker in (output / "clips").glob("*.json")}
     assert 2 <= len(done) < 30
-    assert json.loads((output / "run.json").read_text())["state"] == "interrupted"
+    told = json.loads((output / "run.json").read_text())
+    assert (told["state"], told["reason"]) == ("interrupted", "told to stop (SIGTERM)")
     assert set(pq.read_table(output / "results.parquet")["id"].to_pylist()) == done
     status, printed, _ = generate(path, output)
     assert status == 0

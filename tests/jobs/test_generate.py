@@ -19,6 +19,7 @@ from PIL import Image
 
 from actors.media import probe
 from actors.storage import join, list_names, read_bytes, write_atomically
+from jobs import status as status_job
 from tests.checkpoint_layouts import LAYOUTS
 
 
@@ -191,7 +192,7 @@ BAD_ROWS = [
 ]
 
 
-def test_bad_rows_become_dead_letters_and_good_ones_clips(generate, manifest, tmp_path):
+def test_bad_rows_become_dead_letters_and_good_ones_clips(generate, manifest, tmp_path, capsys):
     rows = []
     for number in range(5):
         rows += [row(f"good-{number}"), *(bad for bad, _, _ in BAD_ROWS[4 * number : 4 * number + 4])]
@@ -217,13 +218,16 @@ def test_bad_rows_become_dead_letters_and_good_ones_clips(generate, manifest, tm
                     "the row itself is kept"
                 )
     assert "5 made, 0 skipped, 20 dead-lettered" in printed
+    assert status_job.main(["--output", str(output)]) == 3
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "is not a JSON object" in line]
+    assert line.split()[:3] == ["manifest", "row", "3"]
     mended = [letter | {"image": None} for letter in letters if letter.get("id") == "no-image"]
     status, printed, _ = generate(manifest(mended, "mended.jsonl"), output)
     assert status == 0, "a dead letter, mended, is a manifest"
     assert "1 made" in printed
 
 
-def test_killed_half_way_and_started_again(generate, manifest, cluster, tiny_checkpoint, tmp_path):
+def test_killed_half_way_and_started_again(generate, manifest, cluster, tiny_checkpoint, tmp_path, capsys):
     rows = [row(f"clip-{number}", seconds=1) for number in range(8)]
     path, output = manifest(rows), tmp_path / "out"
     command = [sys.executable, "-m", "jobs.generate", "--manifest", str(path), "--output", str(output)]
@@ -235,12 +239,21 @@ def test_killed_half_way_and_started_again(generate, manifest, cluster, tiny_che
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert status_job.main(["--output", str(output)]) == 0
+    assert f"{output}: running\n" in capsys.readouterr().out
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(5)  # the cluster needs a moment to end the dead driver's actors
+    assert status_job.main(["--output", str(output)]) == 75
+    printed = capsys.readouterr().out
+    assert f"{output}: killed\n" in printed
+    assert f"manifest {path}\n" in printed
     committed = {path.stem: path.stat().st_mtime_ns for path in markers.glob("*.json")}
     assert 2 <= len(committed) < 8
     assert not list(output.glob("*.parquet")), "it was really killed, not ended"
+    assert status_job.main(["--output", str(output), "--write"]) == 75
+    assert f"{len(committed)} of 8 done" in capsys.readouterr().out
+    assert set(pq.read_table(output / "results.parquet")["id"].to_pylist()) == set(committed)
     status, printed, _ = generate(path, output)
     assert status == 0
     assert f"{8 - len(committed)} made, {len(committed)} skipped, 0 dead-lettered" in printed
@@ -248,6 +261,12 @@ def test_killed_half_way_and_started_again(generate, manifest, cluster, tiny_che
         assert (markers / f"{clip_id}.json").stat().st_mtime_ns == written, "a committed clip was made again"
     assert {path.stem for path in markers.glob("*.json")} == {values["id"] for values in rows}
     assert len(pq.read_table(output / "results.parquet")) == 8
+    assert status_job.main(["--output", str(output), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["state"] == "complete"
+    assert told["progress"]["num_skipped"] == len(committed)
+    num_made = 8 - len(committed)
+    assert told["progress"]["lanes"] == {"distill/256p": {"num_clips": num_made, "num_done": num_made, "num_failed": 0}}
 
 
 def test_submitted_as_a_ray_job(manifest, cluster, tiny_checkpoint, tmp_path):

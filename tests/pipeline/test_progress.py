@@ -1,14 +1,19 @@
 import io
+import json
 import time
 from collections import Counter
 
 import pytest
 from rich.console import Console
 
+from actors.row import Failure
 from pipeline.durations import format_duration
+from pipeline.lane_counts import LaneCounts
 from pipeline.pools import Pool
 from pipeline.progress import ProgressDisplay, StageCounts, live_table, plain_line
 from pipeline.run_counts import RunCounts
+from pipeline.run_lock import RunLock
+from pipeline.run_status import Standing
 
 STAGES = StageCounts(in_flight=Counter(base_generation=2, decoding=1, writing=0), passed=Counter(conditioning=9))
 
@@ -73,3 +78,19 @@ def test_memory_that_actors_need_of_a_gpu_is_shown(counts):
     assert rows[-3].split()[-3:] == ["GPU", "memory", "each"]
     assert rows[-2].split() == ["conditioning", "1", "0", "9", "0", "20.1", "GB"]
     assert rows[-1].split() == ["writing", "2", "0", "0", "0"]
+
+
+def test_others_are_told_at_once_of_lanes_and_failures(counts):
+    counts.lanes["distill/256p"] = LaneCounts(12, num_done=6)
+    counts.failures.add(Failure("decoding", "", None, "no luck"))
+    lock = RunLock("unused")
+    with ProgressDisplay(Console(file=io.StringIO()), counts, lock):
+        end = time.monotonic() + 5
+        while not lock.progress and time.monotonic() < end:
+            time.sleep(0.01)
+    told = json.loads(json.dumps(lock.progress, allow_nan=False))
+    assert told["lanes"] == {"distill/256p": {"num_clips": 12, "num_done": 6, "num_failed": 0}}
+    assert told["failures"] == [{"stage": "decoding", "field": "", "reason": "no luck", "num": 1}]
+    standing = Standing.model_validate(told)
+    assert standing.num_left == counts.num_left
+    assert standing.time_left_s == pytest.approx(160, rel=0.01)
