@@ -128,7 +128,8 @@ class _S3File(GuardedFile):
             return self._put(data, IfNoneMatch="*")
         version = str(last.version)
         written = self._put(data, IfMatch=version)
-        if written is None and self._read() == last:
+        seen = self._read() if written is None else None
+        if seen is not None and (seen.data, seen.version) == (last.data, last.version):
             # It is as it was: a store that compares the hash without its quotation marks, as Ceph's gateway does.
             written = self._put(data, IfMatch=version.strip('"'))
         return written

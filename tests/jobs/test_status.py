@@ -12,7 +12,7 @@ import pytest
 from actors.storage import join
 from jobs.status import main
 from pipeline.run_lock import RunLock, read_lock
-from tests.faulty_store import in_front_of
+from tests.s3 import in_front_of
 from tests.run_files import PROGRESS, TOTALS, write_lock, write_marker, write_run
 
 ROOT = Path(__file__).parents[2]
