@@ -59,7 +59,7 @@ def status_line(status: RunStatus) -> str:
 def _about(status: RunStatus) -> Iterator[str]:
     lock, lasted = status.lock, status.elapsed_s
     if lock is not None:
-        by = f"run {_shown(lock.run_id)} on host {_shown(lock.host)} (process {lock.pid})"
+        by = f"run {_shown(lock.run_id)} on host {_shown(lock.host)} (process {_shown(lock.pid)})"
         length = "" if lasted is None else f", {format_duration(lasted)} {'so far' if status.is_alive else 'long'}"
         yield f"{by}, from {_shown(lock.started_at)} on{length}"
         yield f"last heartbeat {_ago(lock.age_s)}" + _what_silence_means(status)
