@@ -12,8 +12,8 @@ import pytest
 from actors.storage import join
 from jobs.status import main
 from pipeline.run_lock import RunLock, read_lock
-from tests.s3 import in_front_of
 from tests.run_files import PROGRESS, TOTALS, write_lock, write_marker, write_run
+from tests.s3 import in_front_of
 
 ROOT = Path(__file__).parents[2]
 NO_FAILURES = {**TOTALS, "num_dead_lettered": 0, "failures": []}
