@@ -7,7 +7,7 @@ DEMO_OUT := out/demo
 
 RESULTS := benchmarks/results
 
-.PHONY: demo test lint format audit bench bench-gpu setup setup-dev clean
+.PHONY: demo test soak lint format audit bench bench-gpu setup setup-dev clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -32,6 +32,11 @@ demo: setup
 # With the fault handler, so that a crash of a library says where, even after pytest's own has gone.
 test: setup-dev
 	@$(BIN)/python -X faulthandler -m pytest
+
+# What `make test` leaves out because it takes long, then runs under fifty blows each. Hours on two cores.
+soak: setup-dev
+	@$(BIN)/python -X faulthandler -m pytest -m soak
+	@for seed in 1 2 3; do $(BIN)/python -m jobs.chaos --rows 200 --kills 50 --seed $$seed || exit 1; done
 
 # Small networks on one thread of the CPU: ways of computing side by side. About ten minutes on two cores.
 bench: setup

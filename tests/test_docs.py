@@ -37,6 +37,16 @@ def test_every_setting_and_exit_status_is_documented():
             assert f"| {status} |" in text, name
 
 
+def test_tests_that_are_named_are_there_and_soak_says_which_are_left_out():
+    text = (ROOT / "docs/operations.md").read_text()
+    sources = "\n\n\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for name, soak in re.findall(r"`(test_\w+)`( \(soak\))?", text):
+        before, found, _ = sources.partition(f"\ndef {name}(")
+        assert found, name
+        marks = before.rpartition("\n\n\n")[2]
+        assert ("mark.soak" in marks) == bool(soak), name
+
+
 @pytest.mark.parametrize(
     "page",
     [

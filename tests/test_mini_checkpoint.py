@@ -1,4 +1,8 @@
-"""What the shipped small checkpoint is worth, on clips it has not been trained with."""
+"""What the shipped small checkpoint is worth, on clips it has not been trained with.
+
+Its autoencoders alone are judged for `-m soak`: words and colours of whole clips, which pass both, are those of
+`tests/jobs/test_demo.py`.
+"""
 
 from pathlib import Path
 
@@ -27,6 +31,7 @@ def test_all_of_it_is_small():
     assert 0 < num_bytes < 32_000_000
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("resolution", "least_db"), [("256p", 27.5), ("540p", 28.5)])
 def test_pictures_survive_the_video_autoencoder(checkpoint, espeak, resolution, least_db):
     encoder = checkpoint.image_encoder(torch.float32, CPU)
@@ -41,6 +46,7 @@ def test_pictures_survive_the_video_autoencoder(checkpoint, espeak, resolution, 
     assert psnr_db > least_db
 
 
+@pytest.mark.soak
 def test_words_survive_the_audio_codec(checkpoint, espeak):
     encoder, decoder = checkpoint.audio_encoder(CPU), checkpoint.audio_decoder(CPU)
     recogniser = WordRecogniser.of_small_world(num_threads=2)

@@ -1,4 +1,8 @@
-"""Overlapping decoding, conversion and encoding: the same bytes, little memory, no thread left whatever fails."""
+"""Overlapping decoding, conversion and encoding: the same bytes, little memory, no thread left whatever fails.
+
+Little memory is that few chunks are alive (`test_the_network_is_two_chunks_ahead_of_the_encoder_and_no_more`);
+gigabytes are measured for `-m soak` alone.
+"""
 
 import json
 import os
@@ -186,6 +190,7 @@ def test_sound_that_is_no_number_ends_the_clip(num_chunks):
         streamed(25, giving(some_chunks(num_chunks)), lambda: sound_2S)
 
 
+@pytest.mark.soak
 def test_a_long_clip_of_1080p_takes_less_than_1_5_gb():
     """Real frames out of a narrow Turbo VAE in bfloat16, five seconds of them, in a process of its own.
 

@@ -1,4 +1,8 @@
-"""Conditioning, base generation and super-resolution as actors run them, without Ray."""
+"""Conditioning, base generation and super-resolution as actors run them, without Ray.
+
+A clip of a recording of several windows is generated for `-m soak` alone: its encoding is tested for every number of
+windows, its generation with a short one (`test_a_driving_recording_is_kept_and_decides_the_length`).
+"""
 
 import io
 import json
@@ -124,6 +128,7 @@ def test_recordings_over_29_s_are_encoded_in_windows(conditioning, tmp_path, sec
     assert abs(frames[2] / 25 - seconds) <= 0.04
 
 
+@pytest.mark.soak
 def test_base_generation_keeps_a_recording_of_several_windows(conditioning, base, tmp_path):
     voice = record(tmp_path / "voice.wav", 31, rate_hz=44_100)
     row = conditioning(fresh(audio=voice, seconds=None))

@@ -1,8 +1,11 @@
-import json
+import io
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.jobs.rows_of_every_kind import DECODING_CPUS, mixed_rows, write_manifest, write_references
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
@@ -29,14 +32,39 @@ def generate(cluster, tiny_checkpoint, capsys):
     return run
 
 
-def write_manifest(path: Path, rows) -> Path:
-    """Write rows as JSONL; bytes and text are written as they are."""
-    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def manifest(tmp_path):
     """Make a manifest from rows."""
     return lambda rows, name="manifest.jsonl": write_manifest(tmp_path / name, rows)
+
+
+@dataclass(frozen=True)
+class MixedRun:
+    """A run that ended by itself, of a manifest with rows of every kind, good and bad ones.
+
+    Attributes:
+        folder: of the manifest and of what it refers to.
+        output: of the run; not to be changed.
+        status: the job's exit status.
+        printed: its standard output.
+    """
+
+    folder: Path
+    output: Path
+    status: int
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def mixed_run(cluster, tiny_checkpoint, tmp_path_factory) -> MixedRun:
+    """One for all tests: starting the actors of its two lanes takes most of the time."""
+    from jobs.generate import main
+
+    folder = tmp_path_factory.mktemp("mixed")
+    write_references(folder)
+    path, output, printed = write_manifest(folder / "manifest.jsonl", mixed_rows()), folder / "out", io.StringIO()
+    arguments = ["--manifest", str(path), "--output", str(output), "--checkpoint", tiny_checkpoint]
+    arguments += ["--set", f"pools.decoding.num_cpus={DECODING_CPUS}"]
+    with redirect_stdout(printed):
+        status = main([*arguments, "--address", cluster.address])
+    return MixedRun(folder, output, status, printed.getvalue())

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from pipeline.run import Run
+from pipeline.run_spec import RunSpec
+from pipeline.settings import load_settings
 from tests.media_files import png_of
 
 
@@ -174,7 +178,7 @@ def test_forty_evil_rows_and_two_good_ones(generate, private_server, tmp_path):
     assert (output / "index.html").stat().st_size < 1_000_000
 
 
-def test_mended_dead_letters_reach_what_their_manifest_reached(generate, tmp_path):
+def test_mended_dead_letters_reach_what_their_manifest_reached(generate, tiny_checkpoint, tmp_path):
     """Fed back from the output's folder, their images lie elsewhere; another output knows nothing of them."""
     folder, output = tmp_path / "set", tmp_path / "out"
     folder.mkdir()
@@ -189,5 +193,7 @@ def test_mended_dead_letters_reach_what_their_manifest_reached(generate, tmp_pat
     assert generate(output / "mended.jsonl", tmp_path / "another")[0] == 3
     (letter,) = [json.loads(line) for line in (tmp_path / "another/dead_letter.jsonl").read_text().splitlines()]
     assert letter["dead_letter"]["reason"].startswith(f"must lie under {output}/ (setting allowed_references)")
-    allowed = ("--set", f"allowed_references=[., {folder}]")
-    assert generate(output / "mended.jsonl", tmp_path / "another", *allowed)[0] == 0
+    settings = load_settings(None, [f"allowed_references=[., {folder}]"])
+    spec = RunSpec(str(output / "mended.jsonl"), str(tmp_path / "another"), tiny_checkpoint, settings)
+    (work,) = Run(spec, Console()).find_work()
+    assert work.reads_images, "it is accepted; to make it once is enough"

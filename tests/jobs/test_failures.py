@@ -1,4 +1,8 @@
-"""The job under blows: told to go, robbed of its workers. Every row ends as one clip."""
+"""The job under blows: told to go, robbed of its workers. Every row ends as one clip.
+
+Workers of a whole job are killed by `-m soak` alone: `tests/pipeline/test_supervision.py` kills those of a lane whose
+stages are toys.
+"""
 
 import hashlib
 import io
@@ -9,14 +13,16 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from actors.storage import join, list_names, read_bytes, remove, write_atomically
 from pipeline.run_lock import RunLock
+from tests.jobs.rows_of_every_kind import GOOD_ROWS, noise_png
 from tests.s3 import in_front_of
 
 
@@ -24,14 +30,18 @@ def row(clip_id, **fields):
     return {"id": clip_id, "prompt": f"A person speaks about {clip_id}.", "language": "en", "seconds": 1, **fields}
 
 
+IMPATIENT = "import sys; from pipeline import supervision; supervision.RELEASE_S = 2.0; from jobs.generate import main"
+"""The job with less time for clips in flight once it is told to go."""
+
+
 @pytest.fixture
 def job(cluster, tiny_checkpoint, tmp_path):
     """Start the job in a process of its own; gives (process, output)."""
     started = []
 
-    def start(manifest, *more):
+    def start(manifest, *more, program=("-m", "jobs.generate")):
         output = tmp_path / "out"
-        command = [sys.executable, "-m", "jobs.generate", "--manifest", str(manifest), "--output", str(output)]
+        command = [sys.executable, *program, "--manifest", str(manifest), "--output", str(output)]
         command += ["--checkpoint", tiny_checkpoint, "--address", cluster.address, *more]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         started.append(process)
@@ -51,57 +61,66 @@ def wait_for_clips(process, output, number):
         time.sleep(0.1)
 
 
-def test_told_to_go_it_ends_in_order_and_the_same_command_continues(generate, manifest, job, tmp_path):
-    path = manifest([row(f"clip-{number}", seconds=3) for number in range(30)])
-    process, output = job(path)
-    wait_for_clips(process, output, 2)
-    process.send_signal(signal.SIGTERM)
-    told = time.monotonic()
-    printed, _ = process.communicate(timeout=60)
-    assert time.monotonic() - told < 30
-    assert process.returncode == 75, printed
-    assert "what is done is kept, the same command continues" in printed
-    assert "Traceback" not in printed
-    done = {marker.stem for marker in (output / "clips").glob("*.json")}
-    assert 2 <= len(done) < 30
-    told = json.loads((output / "run.json").read_text())
-    assert (told["state"], told["reason"]) == ("interrupted", "told to stop (SIGTERM)")
-    assert set(pq.read_table(output / "results.parquet")["id"].to_pylist()) == done
-    status, printed, _ = generate(path, output)
+@contextmanager
+def serving_once_let(data, let):
+    """A web server that keeps whoever asks waiting until `let` is set; gives its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            let.wait()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        let.set()
+        server.shutdown()
+        server.server_close()
+
+
+def test_told_to_go_it_ends_in_order_and_the_same_command_continues(mixed_run, generate, manifest, job, tmp_path):
+    """Two clips are made before the run is told to go, one waits for its picture and is made after, by other pools."""
+    let = threading.Event()
+    with serving_once_let((mixed_run.folder / "face.png").read_bytes(), let) as url:
+        rows = [values for values in GOOD_ROWS if values["id"] in ("wide", "one", "square")]
+        path = manifest([values | ({"image": f"{url}face.png"} if "image" in values else {}) for values in rows])
+        allowed = ("--set", f"allowed_references=['{url}']")
+        process, output = job(path, *allowed, program=("-c", f"{IMPATIENT}; sys.exit(main())"))
+        wait_for_clips(process, output, 2)
+        process.send_signal(signal.SIGTERM)
+        told = time.monotonic()
+        printed, _ = process.communicate(timeout=60)
+        assert time.monotonic() - told < 30
+        assert process.returncode == 75, printed
+        assert "what is done is kept, the same command continues" in printed
+        assert "Traceback" not in printed
+        assert {marker.stem for marker in (output / "clips").glob("*.json")} == {"wide", "one"}
+        told = json.loads((output / "run.json").read_text())
+        assert (told["state"], told["reason"]) == ("interrupted", "told to stop (SIGTERM)")
+        assert set(pq.read_table(output / "results.parquet")["id"].to_pylist()) == {"wide", "one"}
+        let.set()
+        pools = ("--set", "pools.base_generation.size=2", "--set", "pools.decoding.size=2")
+        status, printed, _ = generate(path, output, *allowed, *pools)
     assert status == 0
-    assert f"{30 - len(done)} made, {len(done)} skipped, 0 dead-lettered" in printed
-
-
-def test_workers_killed_at_every_stage_cost_no_clip_and_change_none(generate, manifest, job, tmp_path):
-    rows = [row(f"clip-{number}", seconds=2, resolution="540p" if number % 3 == 0 else "256p") for number in range(9)]
-    path = manifest(rows)
-    process, output = job(path)
-    killed = set()
-    while process.poll() is None and len(killed) < 5:
-        for worker in psutil.process_iter(["name", "cmdline"]):
-            title = " ".join(worker.info["cmdline"] or ())
-            stage = next((name for name in STAGES if f"({name})" in title), None)
-            if stage and stage not in killed and list((output / "clips").glob("*.json")):
-                os.kill(worker.pid, signal.SIGKILL)
-                killed.add(stage)
-        time.sleep(0.2)
-    printed, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, printed
-    assert len(killed) >= 4, killed
-    assert "9 made, 0 skipped, 0 dead-lettered" in printed
-    assert generate(path, tmp_path / "undisturbed")[0] == 0
+    assert "1 made, 2 skipped, 0 dead-lettered" in printed
     for values in rows:
         name = f"clips/{values['id']}.mp4"
-        assert (output / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
-
-
-STAGES = ("Conditioning", "BaseGeneration", "SuperResolution", "Decoding", "Writing")
+        assert (output / name).read_bytes() == (mixed_run.output / name).read_bytes(), "as of an undisturbed run"
 
 
 def test_an_output_that_takes_no_more_ends_the_run_and_keeps_what_is_done(
     generate, manifest, s3_endpoint, s3_bucket, tmp_path
 ):
-    path, output = manifest([row(f"clip-{number}") for number in range(8)]), join(s3_bucket, "out")
+    rows = [row(f"clip-{number}") for number in range(8)]
+    path, output = manifest(rows), join(s3_bucket, "out")
 
     def fill(store):
         while not any(name.endswith(".json") for name in list_names(join(output, "clips"))):
@@ -123,14 +142,14 @@ def test_an_output_that_takes_no_more_ends_the_run_and_keeps_what_is_done(
         mp4 = read_bytes(join(output, "clips", marker.replace(".json", ".mp4")))
         assert hashlib.sha256(mp4).hexdigest() == record["mp4"]["sha256"]
     remove(join(output, "run.lock"))  # as if it had gone stale: with the store full it could not be removed
-    status, printed, _ = generate(path, output)
+    what_is_done = manifest([values for values in rows if f"{values['id']}.json" in done], "done.jsonl")
+    status, printed, _ = generate(what_is_done, output)
     assert status == 0
-    assert f"{8 - len(done)} made, {len(done)} skipped, 0 dead-lettered" in printed
+    assert f"0 made, {len(done)} skipped, 0 dead-lettered" in printed
 
 
-def test_a_store_that_fails_now_and_then_costs_time_alone(generate, manifest, s3_endpoint, s3_bucket, tmp_path):
-    Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "face.png")
-    write_atomically(join(s3_bucket, "in/face.png"), (tmp_path / "face.png").read_bytes())
+def test_a_store_that_fails_now_and_then_costs_time_alone(generate, manifest, s3_endpoint, s3_bucket):
+    write_atomically(join(s3_bucket, "in/face.png"), noise_png((64, 64)))
     rows = [row(f"clip-{number}", seconds=0.2, image="face.png") for number in range(6)]
     lines = "".join(json.dumps(values) + "\n" for values in rows)
     write_atomically(join(s3_bucket, "in/manifest.jsonl"), lines.encode())
@@ -148,6 +167,33 @@ def test_a_second_run_on_an_output_refuses(generate, manifest, tmp_path):
         assert errors.count("\n") == 1
         assert lock.run_id in errors or str(os.getpid()) in errors
     assert not (tmp_path / "out/clips").exists()
-    status, _, _ = generate(manifest([row("a", seconds=0.2)]), tmp_path / "out")
-    assert status == 0
+    status, _, _ = generate(manifest([row("a", seconds=-1)]), tmp_path / "out")
+    assert status == 3, "it runs, and has nothing to make"
     assert not (tmp_path / "out/run.lock").exists()
+
+
+STAGES = ("Conditioning", "BaseGeneration", "SuperResolution", "Decoding", "Writing")
+
+
+@pytest.mark.soak
+def test_workers_killed_at_every_stage_cost_no_clip_and_change_none(generate, manifest, job, tmp_path):
+    rows = [row(f"clip-{number}", seconds=2, resolution="540p" if number % 3 == 0 else "256p") for number in range(9)]
+    path = manifest(rows)
+    process, output = job(path)
+    killed = set()
+    while process.poll() is None and len(killed) < 5:
+        for worker in psutil.process_iter(["name", "cmdline"]):
+            title = " ".join(worker.info["cmdline"] or ())
+            stage = next((name for name in STAGES if f"({name})" in title), None)
+            if stage and stage not in killed and list((output / "clips").glob("*.json")):
+                os.kill(worker.pid, signal.SIGKILL)
+                killed.add(stage)
+        time.sleep(0.2)
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
+    assert len(killed) >= 4, killed
+    assert "9 made, 0 skipped, 0 dead-lettered" in printed
+    assert generate(path, tmp_path / "undisturbed")[0] == 0
+    for values in rows:
+        name = f"clips/{values['id']}.mp4"
+        assert (output / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()

@@ -2,19 +2,17 @@
 
 import json
 
+from tests.jobs.rows_of_every_kind import DECODING_CPUS
+
 CLIP = {"id": "a", "language": "en", "prompt": "hello", "seconds": 0.2}
 
 
-def test_a_run_leaves_a_cpu_for_reading(generate, manifest, tmp_path):
-    """The cluster of the tests has 16: with 14.5 pinned, half a one for each of the other three would leave none."""
-    output = tmp_path / "out"
-    status, _, err = generate(manifest([CLIP]), output, "--set", "pools.decoding.num_cpus=14.5")
-    assert status == 0, err
-    [pools] = json.loads((output / "run.json").read_text())["pools"].values()
+def test_a_run_leaves_a_cpu_for_reading(mixed_run):
+    pools = json.loads((mixed_run.output / "run.json").read_text())["pools"]["distill/256p"]
     assert {pool["stage"]: pool["num_cpus"] for pool in pools} == {
         "conditioning": 0.16,
         "base_generation": 0.16,
-        "decoding": 14.5,
+        "decoding": DECODING_CPUS,
         "writing": 0.16,
     }
 

@@ -1,9 +1,13 @@
-"""The whole job on a real cluster with a tiny checkpoint: manifest in, clips out."""
+"""The whole job on a real cluster with a tiny checkpoint: manifest in, clips out.
+
+What `-m soak` adds here has its essence elsewhere: a run that ended early goes on with other pools to the same clips
+(`test_told_to_go_it_ends_in_order_and_the_same_command_continues`), another layout gives the same latents
+(`tests/actors/test_layouts.py`), a submitted job makes clips (`tests/jobs/test_multi_node.py`).
+"""
 
 import hashlib
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -21,10 +25,18 @@ from actors.media import probe
 from actors.storage import join, list_names, read_bytes, write_atomically
 from jobs import status as status_job
 from tests.checkpoint_layouts import LAYOUTS
+from tests.jobs.rows_of_every_kind import BAD_ROWS, GOOD_ROWS, mixed_rows, noise_png, row, write_manifest
 
-
-def row(clip_id, **fields):
-    return {"id": clip_id, "prompt": f"A person speaks about {clip_id}.", "language": "en", "seconds": 0.2, **fields}
+SIZES = {
+    "wide": (448, 256, 5),
+    "tall": (256, 448, 25),
+    "square": (320, 320, 5),
+    "driven": (448, 256, 13),
+    "larger": (896, 512, 5),
+    "one": (448, 256, 5),
+    "other-seed": (448, 256, 5),
+    "same-as-one": (448, 256, 5),
+}
 
 
 def decoded(mp4: bytes):
@@ -35,83 +47,117 @@ def decoded(mp4: bytes):
     return np.stack(frames), np.concatenate(samples, axis=1)
 
 
-def write_tone(path: Path, seconds: float) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
-        wave = 8000 * np.sin(2 * np.pi * 220 * np.arange(int(16_000 * seconds)) / 16_000)
-        frame = av.AudioFrame.from_ndarray(wave.astype(np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate = 16_000
-        container.mux([*stream.encode(frame), *stream.encode(None)])
-    return path
+def mp4_of(output: Path, clip_id: str) -> bytes:
+    return (output / f"clips/{clip_id}.mp4").read_bytes()
 
 
-def test_every_kind_of_clip_is_made_and_booked(generate, manifest, tmp_path):
-    Image.effect_noise((300, 200), 80).convert("RGB").save(tmp_path / "face.png")
-    write_tone(tmp_path / "voice.wav", 0.5)
-    rows = [
-        row("wide", language="zh", seed=7, metadata={"campaign": "demo"}),
-        row("tall", aspect="9:16", language="yue", seconds=1),
-        row("square", aspect="1:1", language="ja", image="face.png"),
-        row("driven", language="ko", audio="voice.wav", seconds=None),
-        row("larger", resolution="540p", language="de", image="face.png"),
-    ]
-    output = tmp_path / "out"
-    status, printed, _ = generate(manifest(rows), output)
-    assert status == 0
-    expected = {
-        "wide": (448, 256, 5),
-        "tall": (256, 448, 25),
-        "square": (320, 320, 5),
-        "driven": (448, 256, 13),
-        "larger": (896, 512, 5),
-    }
-    for clip_id, (width, height, num_frames) in expected.items():
-        facts = probe((output / f"clips/{clip_id}.mp4").read_bytes())
+def dead_letters(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "dead_letter.jsonl").read_text().splitlines()]
+
+
+def test_every_kind_of_clip_is_made_and_booked(mixed_run):
+    output = mixed_run.output
+    assert mixed_run.status == 3
+    assert f"{len(GOOD_ROWS)} made, 0 skipped, {len(BAD_ROWS)} dead-lettered" in mixed_run.printed
+    for clip_id, (width, height, num_frames) in SIZES.items():
+        facts = probe(mp4_of(output, clip_id))
         assert (facts.width, facts.height, facts.fps) == (width, height, 25)
         assert abs(facts.num_frames - num_frames) <= 1
         assert abs(facts.video_s - num_frames / 25) <= 0.04 + 1e-6
         assert abs(facts.audio_s - num_frames / 25) <= 0.04 + 1e-6
         assert (facts.video_codec, facts.audio_codec) == ("h264", "aac")
-        frames, samples = decoded((output / f"clips/{clip_id}.mp4").read_bytes())
+        frames, samples = decoded(mp4_of(output, clip_id))
         assert frames.std() > 5, "the picture is not blank"
         assert np.abs(samples).max() > 1e-3, "the sound is not silent"
     record = json.loads((output / "clips/wide.json").read_text())
     assert record["request"]["metadata"] == {"campaign": "demo"}
     assert record["seed"] == 7
-    assert record["mp4"]["sha256"] == hashlib.sha256((output / "clips/wide.mp4").read_bytes()).hexdigest()
+    assert record["mp4"]["sha256"] == hashlib.sha256(mp4_of(output, "wide")).hexdigest()
     assert set(record["stage_seconds"]) == {"conditioning", "base_generation", "decoding"}
     results = pq.read_table(output / "results.parquet").to_pylist()
-    assert {result["id"] for result in results} == set(expected)
-    assert (output / "dead_letter.jsonl").read_text() == ""
+    assert {result["id"] for result in results} == set(SIZES)
     run = json.loads((output / "run.json").read_text())
     assert run["state"] == "complete"
-    assert run["totals"]["num_done"] == 5
+    assert run["totals"]["num_done"] == len(GOOD_ROWS)
     assert list(run["pools"]) == ["distill/256p", "distill/540p"]
     page = (output / "index.html").read_text()
-    for clip_id in expected:
+    for clip_id in SIZES:
         assert f"clips/{clip_id}.mp4" in page
         assert (output / f"clips/{clip_id}.jpg").exists()
-    assert "index.html" in printed
-    bytes_of = {clip_id: (output / f"clips/{clip_id}.mp4").read_bytes() for clip_id in expected}
-    assert len(set(bytes_of.values())) == len(bytes_of)
-    # The same command again has nothing to do.
+    assert "index.html" in mixed_run.printed
+
+
+def test_the_seed_makes_the_clip_and_not_the_id(mixed_run):
+    different = {clip_id: mp4_of(mixed_run.output, clip_id) for clip_id in SIZES if clip_id != "same-as-one"}
+    assert len(set(different.values())) == len(different)
+    one, same, other = (decoded(mp4_of(mixed_run.output, name))[0] for name in ("one", "same-as-one", "other-seed"))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_bad_rows_become_dead_letters_and_good_ones_clips(mixed_run, capsys):
+    assert {path.stem for path in mixed_run.output.glob("clips/*.mp4")} == {values["id"] for values in GOOD_ROWS}
+    letters = dead_letters(mixed_run.output)
+    assert len(letters) == len(BAD_ROWS) == 20
+    by_line = {letter["dead_letter"]["line"]: letter for letter in letters}
+    for line, values in enumerate(mixed_rows(), start=1):
+        for bad, field, reason in BAD_ROWS:
+            if bad is values:
+                letter = by_line[line]
+                assert letter["dead_letter"]["field"] == field
+                assert letter["dead_letter"]["reason"].startswith(reason)
+                kept = {key: value for key, value in letter.items() if key != "dead_letter"}
+                if isinstance(values, dict) and values.get("image"):
+                    values = {**values, "image": str(mixed_run.folder / values["image"])}
+                assert kept == ({"raw": values.strip()} if isinstance(values, str) else values), (
+                    "the row itself is kept"
+                )
+    assert status_job.main(["--output", str(mixed_run.output)]) == 3
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["manifest", "row", "2", "is", "not", "a", "JSON", "object:"] in [words[:8] for words in told]
+    assert [words for words in told if words[-1:] == ["others"]], "twenty rows fail in more ways than are shown"
+
+
+def test_what_is_done_is_skipped_and_what_has_changed_is_made_only_if_asked_for(mixed_run, generate, tmp_path):
+    output = shutil.copytree(mixed_run.output, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (output / "clips").iterdir()}
-    status, printed, _ = generate(manifest(rows), output)
-    assert status == 0
-    assert "0 made, 5 skipped, 0 dead-lettered" in printed
-    assert {path: path.stat().st_mtime_ns for path in (output / "clips").iterdir()} == before
+    changed = {"wide": {"metadata": {"changes": "no pixel"}}, "one": {"seed": 3}}
+    rows = [values | changed.get(values["id"], {}) for values in GOOD_ROWS]
+    (mended,) = [letter | {"image": None} for letter in dead_letters(output) if letter.get("id") == "no-image"]
+    path = write_manifest(mixed_run.folder / "again.jsonl", [*rows, mended])
+    status, printed, _ = generate(path, output)
+    assert status == 3
+    assert f"1 made, {len(rows) - 1} skipped, 1 dead-lettered" in printed
+    assert (output / "clips/no-image.mp4").exists(), "a dead letter, mended, is a row of a manifest"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    (letter,) = dead_letters(output)
+    assert letter["id"] == "one"
+    assert "--overwrite" in letter["dead_letter"]["reason"]
+    # In the other mode it is another clip, too.
+    larger = [values for values in rows if values["id"] == "larger"]
+    path = write_manifest(mixed_run.folder / "larger.jsonl", larger)
+    guided = ["--mode", "base", "--set", "sampling.base_steps=3", "--set", "sampling.sr_guidance=3.5"]
+    assert generate(path, output, "--overwrite", *guided)[0] == 0
+    assert probe(mp4_of(output, "larger")).width == 896
+    guided, distilled = (decoded(mp4_of(folder, "larger"))[0] for folder in (output, mixed_run.output))
+    assert not np.array_equal(guided, distilled)
 
 
 def test_from_a_bucket_to_a_bucket_with_the_checkpoint_in_a_bucket(generate, s3_bucket, tiny_checkpoint, tmp_path):
+    """A component that no row needs is damaged, which is in the way of those alone that do need it."""
     for path in Path(tiny_checkpoint).rglob("*"):
         if path.is_file():
-            write_atomically(join(s3_bucket, "model", str(path.relative_to(tiny_checkpoint))), path.read_bytes())
-    picture = io.BytesIO()
-    Image.new("RGB", (64, 64), (200, 120, 90)).save(picture, "PNG")
-    write_atomically(join(s3_bucket, "in/faces/a.png"), picture.getvalue())
+            name, data = str(path.relative_to(tiny_checkpoint)), path.read_bytes()
+            damaged = name == "540p_sr/model.safetensors"
+            write_atomically(join(s3_bucket, "model", name), data[:-7] if damaged else data)
+    write_atomically(join(s3_bucket, "in/faces/a.png"), noise_png((64, 64)))
     rows = [row("a", image="faces/a.png"), row("b", language="xx"), row("c")]
-    lines = "".join(json.dumps(values) + "\n" for values in rows)
-    write_atomically(join(s3_bucket, "in/manifest.jsonl"), lines.encode())
+
+    def write(rows):
+        lines = "".join(json.dumps(values) + "\n" for values in rows)
+        write_atomically(join(s3_bucket, "in/manifest.jsonl"), lines.encode())
+
+    write(rows)
     output = join(s3_bucket, "out")
     cache = f"cache_dir={tmp_path / 'cache'}"
     arguments = (join(s3_bucket, "in/manifest.jsonl"), output, "--checkpoint", join(s3_bucket, "model"), "--set", cache)
@@ -127,8 +173,47 @@ def test_from_a_bucket_to_a_bucket_with_the_checkpoint_in_a_bucket(generate, s3_
     status, printed, _ = generate(*arguments)
     assert status == 3
     assert "0 made, 2 skipped, 1 dead-lettered" in printed
+    write([*rows, row("larger", resolution="540p")])
+    status, _, errors = generate(*arguments)
+    assert status == 2
+    assert "sr_540p: 540p_sr/model.safetensors is cut short or damaged: " in errors
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "mode=fast"], "error: setting mode='fast'"),
+        (["--settings", "absent.yaml"], "error: settings absent.yaml"),
+        (["--checkpoint", "/nowhere"], "error: checkpoint /nowhere: there is no such folder\n"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(generate, manifest, tmp_path, more, message):
+    status, _, errors = generate(manifest([row("a")]), tmp_path / "out", *more)
+    assert status == 2
+    assert errors.startswith(message)
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "out/clips").exists()
+
+
+def test_an_absent_manifest_is_wrong_usage(generate, tmp_path):
+    status, _, errors = generate(tmp_path / "absent.jsonl", tmp_path / "out")
+    assert status == 2
+    assert "absent.jsonl" in errors
+
+
+def test_a_fault_of_the_checkpoint_is_told_before_anything_starts(generate, manifest, tiny_checkpoint, tmp_path):
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    path = model / "540p_sr/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+    rows = [row("a"), row("b", resolution="540p")]
+    status, _, errors = generate(manifest(rows), tmp_path / "out", "--checkpoint", str(model))
+    assert status == 2
+    assert errors.startswith(f"error: checkpoint {model}: sr_540p: 540p_sr/model.safetensors is cut short or damaged: ")
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.soak
 def test_the_same_rows_give_the_same_clips_whatever_the_pools(generate, manifest, tmp_path):
     rows = [row(f"clip-{number}", seconds=0.4) for number in range(3)] + [row("sr", resolution="540p")]
     assert generate(manifest(rows), tmp_path / "one")[0] == 0
@@ -142,92 +227,7 @@ def test_the_same_rows_give_the_same_clips_whatever_the_pools(generate, manifest
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_another_seed_or_mode_gives_another_clip(generate, manifest, tmp_path):
-    rows = [row("a", prompt="same", seed=1), row("b", prompt="same", seed=2), row("c", prompt="same", seed=1)]
-    assert generate(manifest(rows), tmp_path / "distill")[0] == 0
-    steps = ["--set", "sampling.base_steps=3", "--set", "sampling.sr_guidance=3.5"]
-    rows = [row("a", prompt="same", seed=1), row("larger", resolution="540p")]
-    assert generate(manifest(rows, "base.jsonl"), tmp_path / "base", "--mode", "base", *steps)[0] == 0
-    assert probe((tmp_path / "base/clips/larger.mp4").read_bytes()).width == 896
-    paths = [tmp_path / "distill/clips" / f"{name}.mp4" for name in "abc"] + [tmp_path / "base/clips/a.mp4"]
-    a, b, c, guided = (decoded(path.read_bytes())[0] for path in paths)
-    assert np.array_equal(a, c), "same seed and prompt, another id"
-    assert not np.array_equal(a, b)
-    assert not np.array_equal(a, guided)
-
-
-def test_a_clip_made_from_something_else_is_kept_unless_overwritten(generate, manifest, tmp_path):
-    output = tmp_path / "out"
-    assert generate(manifest([row("a", seed=1)]), output)[0] == 0
-    first = (output / "clips/a.mp4").read_bytes()
-    assert generate(manifest([row("a", seed=1, metadata={"new": 1})]), output)[0] == 0, "metadata changes no pixel"
-    assert generate(manifest([row("a", seed=2)]), output)[0] == 3
-    assert (output / "clips/a.mp4").read_bytes() == first
-    assert "--overwrite" in (output / "dead_letter.jsonl").read_text()
-    assert generate(manifest([row("a", seed=2)]), output, "--overwrite")[0] == 0
-    assert (output / "clips/a.mp4").read_bytes() != first
-
-
-BAD_ROWS = [
-    ('{"id": "broken", "prompt": ', "row", "is not a JSON object"),
-    ('["no", "object"]', "row", "is not a JSON object"),
-    ("plain words", "row", "is not a JSON object"),
-    (row("no-prompt", prompt=None), "prompt", "is missing"),
-    (row("empty-prompt", prompt=" "), "prompt", "must not be empty"),
-    (row("odd-prompt", prompt=["x"]), "prompt", "must be text"),
-    (row("half-prompt", prompt={"dialogue": []}), "prompt.description", "is missing"),
-    (row("no-language", language=None), "language", "is missing"),
-    (row("italian", language="it"), "language", "must be one of 'zh', 'yue', 'en', 'ja', 'ko', 'de' or 'fr'"),
-    (row("../x"), "id", "must be 1 to 128 letters, digits, dots, underscores or hyphens"),
-    (row(None), "id", "is missing"),
-    (row("good-0"), "id", "is used already in line"),
-    (row("too-long", seconds=60), "seconds", "must be at most 15"),
-    (row("too-short", seconds=0.1), "seconds", "must be at least 0.2"),
-    (row("sizes", resolution="4k"), "resolution", "must be one of '256p', '540p' or '1080p'"),
-    (row("shapes", aspect="21:9"), "aspect", "must be one of '16:9', '9:16' or '1:1'"),
-    (row("seeds", seed="lucky"), "seed", "must be a number"),
-    (row("typo", secnods=3), "secnods", "is unknown"),
-    (row("no-image", image="absent.png"), "image", "cannot be read"),
-    (row("no-picture", image="manifest.jsonl"), "image", "cannot be read"),
-]
-
-
-def test_bad_rows_become_dead_letters_and_good_ones_clips(generate, manifest, tmp_path, capsys):
-    rows = []
-    for number in range(5):
-        rows += [row(f"good-{number}"), *(bad for bad, _, _ in BAD_ROWS[4 * number : 4 * number + 4])]
-    output = tmp_path / "out"
-    status, printed, _ = generate(manifest(rows), output)
-    assert status == 3
-    assert {name for name in os.listdir(output / "clips") if name.endswith(".mp4")} == {
-        f"good-{number}.mp4" for number in range(5)
-    }
-    letters = [json.loads(line) for line in (output / "dead_letter.jsonl").read_text().splitlines()]
-    assert len(letters) == len(BAD_ROWS) == 20
-    by_line = {letter["dead_letter"]["line"]: letter for letter in letters}
-    for line, values in enumerate(rows, start=1):
-        for bad, field, reason in BAD_ROWS:
-            if bad is values:
-                letter = by_line[line]
-                assert letter["dead_letter"]["field"] == field
-                assert letter["dead_letter"]["reason"].startswith(reason)
-                kept = {key: value for key, value in letter.items() if key != "dead_letter"}
-                if isinstance(values, dict) and values.get("image"):
-                    values = {**values, "image": str(tmp_path / values["image"])}
-                assert kept == ({"raw": values.strip()} if isinstance(values, str) else values), (
-                    "the row itself is kept"
-                )
-    assert "5 made, 0 skipped, 20 dead-lettered" in printed
-    assert status_job.main(["--output", str(output)]) == 3
-    told = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["manifest", "row", "2", "is", "not", "a", "JSON", "object:"] in [words[:8] for words in told]
-    assert [words for words in told if words[-1:] == ["others"]], "twenty rows fail in more ways than are shown"
-    mended = [letter | {"image": None} for letter in letters if letter.get("id") == "no-image"]
-    status, printed, _ = generate(manifest(mended, "mended.jsonl"), output)
-    assert status == 0, "a dead letter, mended, is a manifest"
-    assert "1 made" in printed
-
-
+@pytest.mark.soak
 def test_killed_half_way_and_started_again(generate, manifest, cluster, tiny_checkpoint, tmp_path, capsys):
     rows = [row(f"clip-{number}", seconds=1) for number in range(8)]
     path, output = manifest(rows), tmp_path / "out"
@@ -270,6 +270,7 @@ def test_killed_half_way_and_started_again(generate, manifest, cluster, tiny_che
     assert told["progress"]["lanes"] == {"distill/256p": {"num_clips": num_made, "num_done": num_made, "num_failed": 0}}
 
 
+@pytest.mark.soak
 def test_submitted_as_a_ray_job(manifest, cluster, tiny_checkpoint, tmp_path):
     path, output = manifest([row("a")]), tmp_path / "out"
     repository = Path(__file__).parents[2]
@@ -286,28 +287,7 @@ def test_submitted_as_a_ray_job(manifest, cluster, tiny_checkpoint, tmp_path):
     assert (output / "clips/a.mp4").exists()
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--set", "mode=fast"], "error: setting mode='fast'"),
-        (["--settings", "absent.yaml"], "error: settings absent.yaml"),
-        (["--checkpoint", "/nowhere"], "error: checkpoint /nowhere: there is no such folder\n"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_status_2(generate, manifest, tmp_path, more, message):
-    status, _, errors = generate(manifest([row("a")]), tmp_path / "out", *more)
-    assert status == 2
-    assert errors.startswith(message)
-    assert errors.count("\n") == 1
-    assert not (tmp_path / "out/clips").exists()
-
-
-def test_an_absent_manifest_is_wrong_usage(generate, tmp_path):
-    status, _, errors = generate(tmp_path / "absent.jsonl", tmp_path / "out")
-    assert status == 2
-    assert "absent.jsonl" in errors
-
-
+@pytest.mark.soak
 def test_a_checkpoint_of_another_layout_makes_clips_too(generate, manifest, tiny_checkpoint, tmp_path):
     LAYOUTS["one_folder"](Path(tiny_checkpoint), tmp_path / "model")
     Image.effect_noise((64, 64), 60).convert("RGB").save(tmp_path / "face.png")
@@ -318,15 +298,3 @@ def test_a_checkpoint_of_another_layout_makes_clips_too(generate, manifest, tiny
         frames, _ = decoded((tmp_path / f"out/clips/{clip_id}.mp4").read_bytes())
         assert frames.shape == (5, size[1], size[0], 3)
         assert 20 < frames.std() < 100
-
-
-def test_a_fault_of_the_checkpoint_is_told_before_anything_starts(generate, manifest, tiny_checkpoint, tmp_path):
-    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
-    path = model / "540p_sr/model.safetensors"
-    path.write_bytes(path.read_bytes()[:-7])
-    for rows, expected in (([row("a")], 0), ([row("a"), row("b", resolution="540p")], 2)):
-        status, _, errors = generate(manifest(rows), tmp_path / f"out-{expected}", "--checkpoint", str(model))
-        assert status == expected
-    assert errors.startswith(f"error: checkpoint {model}: sr_540p: 540p_sr/model.safetensors is cut short or damaged: ")
-    assert errors.count("\n") == 1
-    assert not (tmp_path / "out-2").exists()

@@ -1,4 +1,9 @@
-"""The whole job with a checkpoint whose `config.json` gives the labels other sizes than the release's."""
+"""The whole job with a checkpoint whose `config.json` gives the labels other sizes than the release's.
+
+One run of one lane has clips of two shapes beside rows that cannot be made. All shapes at 540p, too, and a checkpoint
+in a bucket are for `-m soak`: sizes of every stage, without a cluster, are those of
+`test_every_stage_takes_sizes_and_the_default_length_from_the_checkpoint`.
+"""
 
 import json
 import shutil
@@ -51,6 +56,7 @@ def dead_letters(output):
     return letters
 
 
+@pytest.mark.soak
 def test_labels_mean_what_the_checkpoint_says(generate, manifest, small_checkpoint, tmp_path):
     Image.effect_noise((300, 200), 80).convert("RGB").save(tmp_path / "face.png")
     rows = [
@@ -98,6 +104,7 @@ def test_rows_that_a_checkpoint_cannot_make_are_dead_letters_beside_clips(
     write_capabilities(small_checkpoint, told)
     rows = {
         "good": (row("good"), None),
+        "square": (row("square", aspect="1:1"), None),
         "driven": (row("driven", audio="1.0.wav"), None),
         "no-sr": (row("no-sr", resolution="1080p"), ("resolution", "must be one of 256p, 540p for this checkpoint")),
         "tall": (row("tall", aspect="9:16"), ("aspect", "must be one of 16:9, 1:1 at 256p for this checkpoint")),
@@ -127,9 +134,18 @@ def test_rows_that_a_checkpoint_cannot_make_are_dead_letters_beside_clips(
     assert {clip_id: (letter["field"], letter["reason"]) for clip_id, letter in letters.items()} == expected
     assert {letter["stage"] for letter in letters.values() if letter["field"] != "audio"} == {"manifest"}
     assert letters["long"]["value"] == 5
-    assert {path.stem for path in (output / "clips").glob("*.mp4")} == {"good", "driven"}
-    assert probe((output / "clips/driven.mp4").read_bytes()).width == 96
-    assert "2 made, 0 skipped, 6 dead-lettered" in printed
+    assert {path.stem for path in (output / "clips").glob("*.mp4")} == {"good", "square", "driven"}
+    expected = {"good": (96, 64, 0.6), "square": (64, 64, 0.6), "driven": (96, 64, 1.0)}
+    for clip_id, (width, height, seconds) in expected.items():
+        facts = probe((output / f"clips/{clip_id}.mp4").read_bytes())
+        assert (facts.width, facts.height) == (width, height)
+        assert abs(facts.video_s - seconds) <= 0.04 + 1e-6, "the checkpoint's default length, or the recording's"
+    sampling = json.loads((output / "run.json").read_text())["settings"]["sampling"]
+    assert (sampling["distill_steps"], sampling["shift"], sampling["base_steps"]) == (2, 3.0, 32)
+    page = (output / "index.html").read_text()
+    assert "<li>96×64</li>" in page
+    assert "<li>64×64</li>" in page
+    assert "3 made, 0 skipped, 6 dead-lettered" in printed
 
 
 def test_a_run_of_impossible_rows_ends_without_a_cluster(manifest, small_checkpoint, tmp_path, capsys):
@@ -162,6 +178,7 @@ def test_a_fault_of_the_config_is_told_before_anything_starts(generate, manifest
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.soak
 def test_a_checkpoint_in_a_bucket_says_its_sizes_too(generate, manifest, small_checkpoint, s3_bucket, tmp_path):
     store = s3fs.S3FileSystem()
     store.put(str(small_checkpoint), f"{s3_bucket}/model", recursive=True)
