@@ -29,9 +29,10 @@ demo: setup
 	@$(if $(FRESH),rm -rf $(DEMO_OUT))
 	@$(BIN)/python -m jobs.generate --manifest examples/demo.jsonl --output $(DEMO_OUT) --checkpoint checkpoints/mini
 
+# Two at a time; what uses Ray runs in one of them, see tests/conftest.py.
 # With the fault handler, so that a crash of a library says where, even after pytest's own has gone.
 test: setup-dev
-	@$(BIN)/python -X faulthandler -m pytest
+	@$(BIN)/python -X faulthandler -m pytest --numprocesses 2 --dist loadgroup
 
 # What `make test` leaves out because it takes long, then runs under fifty blows each. Hours on two cores.
 soak: setup-dev

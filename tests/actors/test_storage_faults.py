@@ -207,7 +207,7 @@ def test_credentials_that_expire_at_any_call_of_a_reading(store, s3_bucket, num_
 
 
 def test_credentials_that_stay_expired_are_told_of(store, s3_bucket, monkeypatch):
-    monkeypatch.setattr(storage_faults, "PATIENCE", BRIEF)
+    monkeypatch.setattr(storage_faults, "PATIENCE", replace(BRIEF, answer_s=5.0))
     url = join(s3_bucket, "a")
     write_atomically(url, b"1")
     store.faults, store.fraction = ("expired_token",), 1.0

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 
 @pytest.mark.timeout(600)
 def test_a_run_that_is_broken_again_and_again_makes_the_same_clips(tmp_path):
