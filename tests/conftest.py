@@ -60,6 +60,7 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run side by side, all that use Ray run one after the other, beside the others: one cluster at a time.
 
