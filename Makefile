@@ -7,7 +7,7 @@ DEMO_OUT := out/demo
 
 RESULTS := benchmarks/results
 
-.PHONY: demo test soak lint format audit bench bench-gpu setup setup-dev clean
+.PHONY: demo test test-with-ray test-without-ray soak lint format audit bench bench-gpu setup setup-dev clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -29,10 +29,16 @@ demo: setup
 	@$(if $(FRESH),rm -rf $(DEMO_OUT))
 	@$(BIN)/python -m jobs.generate --manifest examples/demo.jsonl --output $(DEMO_OUT) --checkpoint checkpoints/mini
 
-# Two at a time; what uses Ray runs in one of them, see tests/conftest.py.
-# With the fault handler, so that a crash of a library says where, even after pytest's own has gone.
+# In two halves side by side, of which one has all that uses Ray; each tells what it did when it has ended.
 test: setup-dev
-	@$(BIN)/python -X faulthandler -m pytest --numprocesses 2 --dist loadgroup
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync test-with-ray test-without-ray
+
+# With the fault handler, so that a crash of a library says where, even after pytest's own has gone.
+test-with-ray:
+	@$(BIN)/python -X faulthandler -m pytest -m "ray and not soak"
+
+test-without-ray:
+	@$(BIN)/python -X faulthandler -m pytest -m "not ray and not soak"
 
 # What `make test` leaves out because it takes long, then runs under fifty blows each. Hours on two cores.
 soak: setup-dev

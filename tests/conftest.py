@@ -60,13 +60,9 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, all that use Ray run one after the other, beside the others: one cluster at a time.
-
-    They come first: together they take about as long as all others do.
-    """
-    with_ray = [item for item in items if _RAY_FIXTURES & {*getattr(item, "fixturenames", ())}]
-    for item in with_ray:
-        item.add_marker(pytest.mark.xdist_group("ray"))
-    items.sort(key=lambda item: not any(mark.args == ("ray",) for mark in item.iter_markers("xdist_group")))
+    """Tests that use Ray are marked, so that they can run beside the others, and one after the other."""
+    for item in items:
+        if _RAY_FIXTURES & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.ray)

@@ -18,7 +18,7 @@ from pipeline.worklist import Worklist
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the cluster's workers cannot import tests
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.ray
 STORE_BYTES, ROW_BYTES, NUM_ROWS = 80_000_000, 8_000_000, 40
 
 
