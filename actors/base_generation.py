@@ -52,7 +52,7 @@ class BaseGeneration(Stage):
         checkpoint = source.fetch(variant)
         self.capabilities = checkpoint.capabilities
         self.transformer = load_transformer(compute, checkpoint, variant, BASE_RESOLUTION)
-        self.denoise = ClipPacker(self._denoise, packed_tokens)
+        self.denoise = ClipPacker(self._denoise, packed_tokens, self.waited)
 
     def process(self, work: Work) -> None:
         """See the class."""
@@ -83,7 +83,8 @@ class BaseGeneration(Stage):
 
     def _denoise(self, clips: Sequence[_Clip]) -> list[Latents]:
         starts, conditions = [clip.start for clip in clips], [clip.conditions for clip in clips]
-        if isinstance(self.sampling, GuidedSampling):
-            return sample_guided(self.transformer, starts, conditions, self.sampling)
-        noises = [clip.noise for clip in clips]
-        return sample_distilled(self.transformer, starts, conditions, self.sampling, noises)
+        with self.lock:  # always free, since batches come one by one: it ends when the GPU has ended
+            if isinstance(self.sampling, GuidedSampling):
+                return sample_guided(self.transformer, starts, conditions, self.sampling)
+            noises = [clip.noise for clip in clips]
+            return sample_distilled(self.transformer, starts, conditions, self.sampling, noises)

@@ -126,10 +126,12 @@ class _S3File(GuardedFile):
     def _write(self, data: bytes, last: Seen | None) -> Seen | None:
         if last is None:
             return self._put(data, IfNoneMatch="*")
-        written = self._put(data, IfMatch=last.version)
-        if written is None and self._read() == last:
+        version = str(last.version)
+        written = self._put(data, IfMatch=version)
+        seen = self._read() if written is None else None
+        if seen is not None and (seen.data, seen.version) == (last.data, last.version):
             # It is as it was: a store that compares the hash without its quotation marks, as Ceph's gateway does.
-            written = self._put(data, IfMatch=last.version.strip('"'))
+            written = self._put(data, IfMatch=version.strip('"'))
         return written
 
     def _put(self, data: bytes, **condition: str) -> Seen | None:

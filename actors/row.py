@@ -1,7 +1,8 @@
 """The row that travels through the pipeline: one clip, self-describing, a few megabytes.
 
 Columns: `id`; `request` (the validated request, JSON); `payload` (what the next stage needs, a safetensors blob);
-`failure` (null while healthy, else JSON); `stage_seconds` (JSON object); `notes` (JSON list of warnings for the user).
+`failure` (null while healthy, else JSON); `stage_seconds` (JSON object: how long each stage was busy with it, waiting
+for other clips not counted); `notes` (JSON list of warnings for the user).
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-import safetensors.torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STAGES = ("conditioning", "base_generation", "super_resolution", "decoding", "writing")
 """Every stage a clip can pass, in order; `super_resolution` only where a resolution above 256p is asked for."""
@@ -92,9 +93,13 @@ def new_row(request_id: str, request_json: str) -> ClipRow:
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
     """Serialise named tensors; non-contiguous ones are copied."""
+    import safetensors.torch  # who looks at results alone does without torch
+
     return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def unpack(payload: bytes) -> dict[str, Tensor]:
     """Inverse of `pack`."""
+    import safetensors.torch
+
     return safetensors.torch.load(payload)

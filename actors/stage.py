@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from actors.request import ClipRequest
 from actors.row import ClipRow, Failure, RowError, pack, unpack
+from actors.turns import Turn, WaitedSeconds
 from model.compilation import COMPILERS, Compiler
 from model.graph_cache import CompileCache
 from model.widened_products import fast_bfloat16
@@ -80,7 +80,7 @@ class Work:
     Attributes:
         request: what was asked for.
         tensors: the payload; a stage replaces it with what the next stage needs.
-        stage_seconds: seconds each earlier stage took.
+        stage_seconds: seconds each earlier stage was busy with it, without waiting for other clips.
         notes: warnings for the user, kept with the clip.
     """
 
@@ -101,9 +101,10 @@ class Stage(ABC):
 
     def __init__(self, compute: Compute):
         self.compute = compute
-        self.lock = threading.Lock()
         torch.set_num_threads(compute.num_threads)
         self.device = compute.torch_device
+        self.waited = WaitedSeconds()
+        self.lock = Turn(self.device, self.waited)
 
     @abstractmethod
     def process(self, work: Work) -> None:
@@ -114,7 +115,7 @@ class Stage(ABC):
         if row["failure"] is not None:
             return row
         torch.set_num_threads(self.compute.num_threads)  # per thread, and Ray calls from a pool of them
-        started = time.perf_counter()
+        started, waited_before = time.perf_counter(), self.waited.total
         stage_seconds, notes = json.loads(row["stage_seconds"]), json.loads(row["notes"])
         try:
             request = ClipRequest.model_validate_json(row["request"])
@@ -132,7 +133,8 @@ class Stage(ABC):
             logger.exception("%s failed in %s", row["id"], self.name)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             payload, failure = b"", Failure(self.name, "", None, reason).to_json()
-        stage_seconds[self.name] = round(time.perf_counter() - started, 3)
+        waited_s = self.waited.total - waited_before
+        stage_seconds[self.name] = round(max(0.0, time.perf_counter() - started - waited_s), 3)
         return ClipRow(
             id=row["id"],
             request=row["request"],

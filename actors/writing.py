@@ -10,21 +10,13 @@ from typing import Any
 
 import torch
 
+from actors.clip_files import RECORD_VERSION, clip_name
 from actors.fingerprint import LaneFingerprint
 from actors.media import probe
 from actors.redaction import redact
 from actors.row import OUTPUT, RowError
 from actors.stage import Compute, Stage, Work
 from actors.storage import StoreUnavailableError, join, remove, write_atomically
-
-CLIPS_FOLDER = "clips"
-RECORD_VERSION = 1
-"""Raised when the record's fields change their meaning."""
-
-
-def clip_name(clip_id: str, suffix: str) -> str:
-    """Path of one of a clip's files, relative to the output: `clips/<id>.mp4`, `.jpg` or `.json`."""
-    return f"{CLIPS_FOLDER}/{clip_id}.{suffix}"
 
 
 class Writing(Stage):

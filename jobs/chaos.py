@@ -24,8 +24,8 @@ from pathlib import Path
 import s3fs
 from PIL import Image
 
+from actors.clip_files import CLIPS_FOLDER
 from actors.storage import join, list_names, write_atomically
-from actors.writing import CLIPS_FOLDER
 from jobs.arguments import positive
 from pipeline.chaos.blows import draw_blows
 from pipeline.chaos.comparison import find_differences, read_outcomes

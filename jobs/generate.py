@@ -13,16 +13,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import ray
+from ray.job_config import JobConfig
 from rich.console import Console
 
+from actors.redaction import redact
 from actors.storage import StoreUnavailableError
 from jobs.worker_environment import handing_on
 from pipeline.lane import LaneWork
-from pipeline.report import print_summary, write_books
+from pipeline.report import begin_books, print_summary, write_books
 from pipeline.run import Run
 from pipeline.run_lock import RunLock
 from pipeline.run_spec import RunSpec
@@ -81,10 +83,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def connect(address: str | None) -> int:
+def connect(address: str | None, metadata: Mapping[str, str] | None = None) -> int:
     """Connect to a Ray cluster, or start one on this machine.
 
-    Workers of a running cluster do not see this process's environment, so the AWS variables are handed to them.
+    Workers of a running cluster do not see this process's environment, so the AWS variables are handed to them. They
+    log lines of JSON there, which name the clip; on this machine they log plain ones.
+
+    Args:
+        address: of the cluster, "local" for one of its own; None: `RAY_ADDRESS`, else one of its own.
+        metadata: what Ray shows of the job.
 
     Returns:
         How many processes keep its CPUs busy.
@@ -95,14 +102,17 @@ def connect(address: str | None) -> int:
     # Ray protects a cluster it starts with a token and warns that it does; that is what we want, and no news.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    job = JobConfig(metadata=dict(metadata or {}))
     if address == "local":
         # Logical CPUs: every pool needs a place even on two cores; the system's scheduler shares out the real ones.
         num_cpus = max(os.cpu_count() or 1, _LOCAL_LOGICAL_CPUS)
-        ray.init(address="local", num_cpus=num_cpus, logging_level=logging.WARNING, log_to_driver=True)
+        ray.init(address="local", num_cpus=num_cpus, job_config=job, logging_level=logging.WARNING, log_to_driver=True)
         return os.cpu_count() or 1
     try:
-        hook = handing_on(_variables_to_forward())
-        ray.init(address=address, runtime_env={"worker_process_setup_hook": hook}, logging_level=logging.WARNING)
+        # Set here and not through `ray.init`, which would have this process log JSON as well.
+        job.set_py_logging_config(ray.LoggingConfig(encoding="JSON", log_level="WARNING"))
+        environment = {"worker_process_setup_hook": handing_on(_variables_to_forward())}
+        ray.init(address=address, job_config=job, runtime_env=environment, logging_level=logging.WARNING)
     except ConnectionError as error:
         hint = "is it running, and does this process have its token (RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
         raise ClusterError(f"cannot connect to the Ray cluster at {address}: {hint}") from error
@@ -132,16 +142,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(spec: RunSpec, lock: RunLock, address: str | None) -> int:
     console, stop = Console(), threading.Event()
-    run = Run(spec, console, lambda: stop.is_set() or lock.lost is not None)
+    run = Run(spec, console, lambda: stop.is_set() or lock.lost is not None, lock.run_id)
     works = run.find_work()
     try:
         if works:
-            connect(address)
+            connect(address, _metadata(run, lock))
             run.plan(works)
         with _stopping_on_sigterm(stop):
             return _run_and_report(run, works, lock, console)
     finally:
         ray.shutdown()
+
+
+def _metadata(run: Run, lock: RunLock) -> dict[str, str]:
+    counts = run.result.counts
+    return {
+        "run_id": lock.run_id,
+        "output": redact(run.spec.output_url),
+        "manifest": redact(run.spec.manifest_url),
+        "checkpoint": redact(run.spec.checkpoint_url),
+        "mode": run.spec.settings.mode,
+        "rows": str(counts.num_rows),
+        "rows_skipped": str(counts.num_skipped),
+        "rows_refused": str(counts.num_failed),
+        "clips_to_make": str(counts.num_left),
+    }
 
 
 @contextmanager
@@ -160,22 +185,24 @@ def _stopping_on_sigterm(stop: threading.Event) -> Iterator[None]:
 def _run_and_report(run: Run, works: Sequence[LaneWork], lock: RunLock, console: Console) -> int:
     interrupted = False
     try:
+        if works:
+            begin_books(run)
         run.execute(works, lock)
     except KeyboardInterrupt:
         interrupted = True
     except (StartError, StuckError, StoreUnavailableError) as error:
         print(f"error: {error}", file=sys.stderr)
-        _try_to_write_books(run)
+        _try_to_write_books(run, str(error))
         return EXIT_BROKEN if isinstance(error, StartError) else EXIT_CONTINUE
-    except Exception:
-        _try_to_write_books(run)
+    except Exception as error:
+        _try_to_write_books(run, " ".join(f"{type(error).__name__}: {error}".split()))
         raise
     finally:
         ray.shutdown()
     if lock.lost is not None:  # the books are another run's now
         print(f"error: {lock.lost}", file=sys.stderr)
         return EXIT_CONTINUE
-    gallery_url = write_books(run)
+    gallery_url = write_books(run, "Ctrl-C" if interrupted else "told to stop (SIGTERM)")
     if not run.result.is_complete:
         console.print("ended before its time: what is done is kept, the same command continues", highlight=False)
         return EXIT_INTERRUPTED if interrupted else EXIT_CONTINUE
@@ -183,9 +210,9 @@ def _run_and_report(run: Run, works: Sequence[LaneWork], lock: RunLock, console:
     return EXIT_DEAD_LETTERS if run.result.dead_letters else EXIT_DONE
 
 
-def _try_to_write_books(run: Run) -> None:
+def _try_to_write_books(run: Run, reason: str) -> None:
     try:
-        write_books(run)
+        write_books(run, reason)
     except Exception:  # told of, but the first error stays the one that ends the process
         logger.exception("results.parquet, dead_letter.jsonl, run.json and index.html could not be written")
 

@@ -14,6 +14,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 _OUT_OF_REACH = (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError)
 _ANSWER_S = 5.0
 
+WORKER_DIED = "worker died"
+OUT_OF_MEMORY = "out of memory"
+
 Attempts = dict[str, dict[str, int]]
 """Clip id to stage to how often its processing has begun there without an end."""
 
@@ -30,6 +33,9 @@ class StageCounts:
         start_failures: stage of which no actor could start to the reason.
         attempts: at all clips that are being processed, or whose worker died.
         died: the same without the attempts that are going on: how many workers died over each clip.
+        retries: stage and reason to how often a clip's processing was begun again.
+        load_seconds: stage to seconds that each of its actors took to start.
+        gpu_peak_bytes: stage to the most memory that an actor's tensors ever took on its GPU.
         idle_s: seconds since anything was last reported.
     """
 
@@ -40,7 +46,14 @@ class StageCounts:
     start_failures: dict[str, str] = field(default_factory=dict)
     attempts: Attempts = field(default_factory=dict)
     died: Attempts = field(default_factory=dict)
+    retries: Counter[tuple[str, str]] = field(default_factory=Counter)
+    load_seconds: dict[str, list[float]] = field(default_factory=dict)
+    gpu_peak_bytes: dict[str, int] = field(default_factory=dict)
     idle_s: float = 0.0
+
+    def num_entered(self, stage: str) -> int:
+        """Clips that have come into a stage, whatever became of them."""
+        return self.in_flight[stage] + self.passed[stage] + self.failed[stage]
 
 
 class _Board:
@@ -54,10 +67,11 @@ class _Board:
         self.running: set[tuple[str, str]] = set()
         self.last_report = time.monotonic()
 
-    def start(self, stage: str, failure: str | None) -> bool:
+    def start(self, stage: str, failure: str | None, seconds: float) -> bool:
         if failure is None:
             self.last_report = time.monotonic()
             self.started.add(stage)
+            self.counts.load_seconds.setdefault(stage, []).append(seconds)
         elif stage not in self.started:
             self.counts.start_failures[stage] = failure
         return stage in self.started
@@ -70,10 +84,15 @@ class _Board:
 
     def begin(self, stage: str, clip_id: str) -> None:
         key = clip_id, stage
+        if self.attempts.get(key):
+            self.retry(stage, WORKER_DIED)
         self.attempts[key] = self.attempts.get(key, 0) + 1
         self.running.add(key)
 
-    def leave(self, stage: str, clip_id: str, is_healthy: bool, seconds: float) -> None:
+    def retry(self, stage: str, reason: str) -> None:
+        self.counts.retries[stage, reason] += 1
+
+    def leave(self, stage: str, clip_id: str, is_healthy: bool, seconds: float, gpu_peak_bytes: int) -> None:
         self.last_report = time.monotonic()
         self.attempts.pop((clip_id, stage), None)
         self.inside.discard((clip_id, stage))
@@ -81,6 +100,7 @@ class _Board:
         (self.counts.passed if is_healthy else self.counts.failed)[stage] += 1
         if is_healthy:
             self.counts.seconds[stage] = self.counts.seconds.get(stage, 0.0) + seconds
+        self.counts.gpu_peak_bytes[stage] = max(gpu_peak_bytes, self.counts.gpu_peak_bytes.get(stage, 0))
 
     def snapshot(self) -> StageCounts:
         self.counts.in_flight = Counter(stage for _, stage in self.inside)
@@ -102,17 +122,17 @@ class StageBoard:
 
     def __init__(self, earlier: Mapping[str, Mapping[str, int]] | None = None) -> None:
         # Beside the driver: a node that comes and goes is no place for what outlives actors.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board = ray.remote(_Board).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
         self._handle: Any = board.remote(dict(earlier or {}))
 
-    def report_start(self, stage: str, failure: str | None = None) -> bool:
-        """An actor of a stage has started, or could not.
+    def report_start(self, stage: str, failure: str | None, seconds: float) -> bool:
+        """An actor of a stage has started in so many seconds, or could not.
 
         Returns:
             Whether any actor of the stage has started: then a failure is that of one machine, and not of the run.
         """
-        return bool(self._ask(self._handle.start, stage, failure))
+        return bool(self._ask(self._handle.start, stage, failure, seconds))
 
     def enter(self, stage: str, clip_id: str) -> int:
         """A clip comes into a stage.
@@ -126,9 +146,13 @@ class StageBoard:
         """Its processing begins; returns when that is written down, since this process may die of it."""
         self._ask(self._handle.begin, stage, clip_id)
 
-    def leave(self, stage: str, clip_id: str, is_healthy: bool, seconds: float) -> None:
-        """A clip has left a stage; returns at once."""
-        self._handle.leave.remote(stage, clip_id, is_healthy, seconds)
+    def retry(self, stage: str, reason: str) -> None:
+        """A clip's processing is begun again in a worker that lives; returns at once."""
+        self._handle.retry.remote(stage, reason)
+
+    def leave(self, stage: str, clip_id: str, is_healthy: bool, seconds: float, gpu_peak_bytes: int) -> None:
+        """A clip has left a stage, whose actor has taken so much of its GPU at most; returns at once."""
+        self._handle.leave.remote(stage, clip_id, is_healthy, seconds, gpu_peak_bytes)
 
     def snapshot(self) -> StageCounts | None:
         """Ask for the counters; None if the board does not answer in time."""

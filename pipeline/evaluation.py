@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from actors.clip_files import clip_name
 from actors.evaluation.clips import Asked, ClipJudge, JudgedClip, is_english_digit, spoken_language
 from actors.evaluation.transcribing import DigitRecogniser, WhisperRecogniser, error_rate
 from actors.request import ClipRequest, describe_validation_error
 from actors.small_world.listening import UnseenVoice, WordRecogniser, hear_unseen_voice, speak_references
 from actors.small_world.speech import SpeechError
 from actors.storage import StorageError, join, list_names, read_bytes
-from actors.writing import clip_name
 from pipeline.figures import Figures, figures_by_language
 from pipeline.ledger import DEAD_LETTER_NAME, Ledger
 

@@ -8,11 +8,11 @@ from contextlib import suppress
 
 from PIL import Image, ImageDraw, ImageFont
 
+from actors.clip_files import clip_name
 from actors.evaluation.clips import JudgedClip
 from actors.media import read_moments
 from actors.request import LANGUAGES
 from actors.storage import StorageError, join, read_bytes
-from actors.writing import clip_name
 
 NUM_MOMENTS = 8
 """Frames of a clip, from its first to its last."""

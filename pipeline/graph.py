@@ -76,7 +76,7 @@ def _run(chunks: Sequence[bytes], graph: LaneGraph, board: StageBoard) -> Iterat
     # A block per chunk: the first clips start before the last chunk is unpacked.
     dataset = ray.data.from_arrow([pa.table({"rows": pa.array([chunk], pa.large_binary())}) for chunk in chunks])
     dataset.set_name(graph.name)
-    dataset = dataset.map_batches(_requests, batch_size=None, batch_format="pyarrow")
+    dataset = dataset.map_batches(unpack_requests, batch_size=None, batch_format="pyarrow")
     dataset = dataset.repartition(target_num_rows_per_block=1, strict=True)
     for pool in graph.plan.pools:
         stage_class, arguments = graph.stages[pool.stage]
@@ -107,7 +107,8 @@ def _run(chunks: Sequence[bytes], graph: LaneGraph, board: StageBoard) -> Iterat
             yield row
 
 
-def _requests(chunks: pa.Table) -> Iterator[pa.Table]:
+def unpack_requests(chunks: pa.Table) -> Iterator[pa.Table]:
+    """Rows of chunks of requests; the dashboard shows this name."""
     for chunk in chunks["rows"]:
         rows = [new_row(clip_id, request) for clip_id, request in unpack_rows(chunk.as_py())]
         yield pa.Table.from_pylist(rows, schema=_SCHEMA)

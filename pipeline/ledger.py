@@ -15,16 +15,19 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from actors.clip_files import CLIPS_FOLDER, RECORD_VERSION, clip_name
 from actors.row import STAGES
 from actors.storage import join, list_names, open_binary, read_bytes, remove, write_atomically
-from actors.writing import CLIPS_FOLDER, RECORD_VERSION, clip_name
-from pipeline.board import Attempts
+
+if TYPE_CHECKING:
+    from pipeline.board import Attempts
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,8 @@ PARTS_FOLDER = "ledger"
 DEATHS_NAME = "deaths.json"
 DEAD_LETTER_NAME = "dead_letter.jsonl"
 RUN_NAME = "run.json"
+RUNNING, COMPLETE, INTERRUPTED = "running", "complete", "interrupted"
+"""What `run.json` says of a run: it has begun; it has ended with a clip or a dead letter for every row, or before."""
 GALLERY_NAME = "index.html"
 
 PART_ROWS = 500
@@ -63,6 +68,23 @@ _RESULTS_SCHEMA = pa.schema(
         ("written_at", pa.string()),
     ]
 )
+
+
+@dataclass(frozen=True)
+class ClipCount:
+    """Clips of one resolution and language.
+
+    Attributes:
+        resolution: "256p", "540p" or "1080p".
+        language: code.
+        num_clips: how many are done.
+        video_s: their length together.
+    """
+
+    resolution: str
+    language: str
+    num_clips: int
+    video_s: float
 
 
 class Ledger:
@@ -137,11 +159,14 @@ class Ledger:
             self._rows = []
         self._part_is_due = time.monotonic() + PART_EVERY_S
 
-    def write_results(self, committed_ids: Iterable[str]) -> None:
+    def write_results(self, committed_ids: Iterable[str]) -> list[ClipCount]:
         """Make one table, `results.parquet`, of all there are: one row per clip that is done.
 
         Args:
             committed_ids: of the clips that are done; rows of others are dropped.
+
+        Returns:
+            How many there are, by resolution and language.
         """
         self._write_part()
         part_names = self._part_names()
@@ -151,6 +176,7 @@ class Ledger:
         for table in self._tables(["id"]):
             last.update(zip(table["id"].to_pylist(), numbers, strict=False))
         number = 0
+        counts: dict[tuple[str, str], ClipCount] = {}
 
         def kept() -> Iterator[pa.Table]:
             nonlocal number
@@ -158,19 +184,32 @@ class Ledger:
                 ids = table["id"].to_pylist()
                 is_last = [last[clip_id] == number + place for place, clip_id in enumerate(ids)]
                 number += len(ids)
-                yield table.filter(pc.and_(pa.array(is_last, pa.bool_()), pc.is_in(table["id"], committed)))
+                table = table.filter(pc.and_(pa.array(is_last, pa.bool_()), pc.is_in(table["id"], committed)))
+                _count(table, counts)
+                yield table
 
         self._write(RESULTS_NAME, _parquet(kept()), "application/vnd.apache.parquet")
         for name in part_names:
             remove(join(self.output_url, PARTS_FOLDER, name))
+        return [counts[key] for key in sorted(counts)]
+
+    def clip_counts(self, since: str) -> list[ClipCount]:
+        """What `results.parquet` holds of clips written since then (ISO 8601, UTC), by resolution and language."""
+        found: dict[tuple[str, str], ClipCount] = {}
+        for table in self._rows_of([RESULTS_NAME], ["resolution", "language", "video_s", "written_at"]):
+            _count(table.filter(pc.greater_equal(table["written_at"], since)), found)
+        return [found[key] for key in sorted(found)]
 
     def _part_names(self) -> list[str]:
         return [name for name in list_names(join(self.output_url, PARTS_FOLDER)) if name.endswith(".parquet")]
 
     def _tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Rows of the results' table and its parts, in the order they were written."""
-        has_results = RESULTS_NAME in list_names(self.output_url)
-        for name in [*([RESULTS_NAME] if has_results else []), *(f"{PARTS_FOLDER}/{n}" for n in self._part_names())]:
+        results = [RESULTS_NAME] if RESULTS_NAME in list_names(self.output_url) else []
+        return self._rows_of([*results, *(f"{PARTS_FOLDER}/{name}" for name in self._part_names())], columns)
+
+    def _rows_of(self, names: list[str], columns: list[str] | None) -> Iterator[pa.Table]:
+        for name in names:
             url = join(self.output_url, name)
             try:
                 with open_binary(url) as file:
@@ -205,12 +244,16 @@ class Ledger:
 
     def read_references(self) -> tuple[str, ...]:
         """Below which folders earlier runs into this output were allowed to read, see `actors.references`."""
-        if RUN_NAME not in list_names(self.output_url):
-            return ()
-        with suppress(ValueError, AttributeError, TypeError):  # damaged, or somebody else's: then nothing is known
-            found = json.loads(read_bytes(join(self.output_url, RUN_NAME))).get("allowed_references", [])
-            return tuple(prefix for prefix in found if isinstance(prefix, str) and prefix.endswith("/"))
-        return ()
+        found = self.read_run().get("allowed_references", [])
+        prefixes = found if isinstance(found, list) else []
+        return tuple(prefix for prefix in prefixes if isinstance(prefix, str) and prefix.endswith("/"))
+
+    def read_run(self) -> dict[str, Any]:
+        """What `run.json` says; nothing where there is none, or it is damaged or somebody else's."""
+        if RUN_NAME in list_names(self.output_url):
+            with suppress(ValueError, TypeError):
+                return dict(json.loads(read_bytes(join(self.output_url, RUN_NAME))))
+        return {}
 
     def write_run(self, facts: dict[str, Any]) -> None:
         """Write `run.json`."""
@@ -231,6 +274,15 @@ def _parquet(tables: Iterable[pa.Table]) -> bytes:
         for table in tables:
             writer.write_table(table)
     return buffer.getvalue()
+
+
+def _count(table: pa.Table, counts: dict[tuple[str, str], ClipCount]) -> None:
+    groups = table.group_by(["resolution", "language"]).aggregate([("video_s", "sum"), ([], "count_all")])
+    for group in groups.to_pylist():
+        key = group["resolution"], group["language"]
+        so_far = counts.get(key, ClipCount(*key, 0, 0.0))
+        num_clips, video_s = so_far.num_clips + group["count_all"], so_far.video_s + group["video_s_sum"]
+        counts[key] = ClipCount(*key, num_clips, video_s)
 
 
 def _result_row(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -17,53 +16,13 @@ from rich.text import Text
 
 from pipeline.board import StageBoard, StageCounts
 from pipeline.durations import format_duration
+from pipeline.metrics import RunMetrics
 from pipeline.pools import Pool
+from pipeline.run_counts import RunCounts
 from pipeline.run_lock import RunLock
 
 REFRESH_S = 0.5
 PLAIN_LINE_EVERY_S = 10.0
-
-
-@dataclass
-class RunCounts:
-    """Where a run stands.
-
-    Attributes:
-        num_rows: rows of the manifest.
-        num_skipped: done by an earlier run.
-        num_done: finished by this run.
-        num_failed: dead letters of this run.
-        started: `time.monotonic()` when the first clip could start.
-    """
-
-    num_rows: int = 0
-    num_skipped: int = 0
-    num_done: int = 0
-    num_failed: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def num_left(self) -> int:
-        """Rows still to come."""
-        return self.num_rows - self.num_skipped - self.num_done - self.num_failed
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self.started
-
-    @property
-    def clips_per_minute(self) -> float:
-        """Finished clips per minute so far."""
-        return 60 * self.num_done / max(self.elapsed_s, 1e-6)
-
-    def time_left(self) -> str:
-        """Time left at the present rate, in words."""
-        if self.num_left == 0:
-            return "0 s"
-        if self.num_done == 0:
-            return "unknown yet"
-        return format_duration(self.num_left * self.elapsed_s / self.num_done)
 
 
 class ProgressDisplay:
@@ -73,22 +32,38 @@ class ProgressDisplay:
         console: where to; a terminal gets a live table, anything else a plain line every ten seconds.
         counts: updated by the caller.
         lock: of the output; gets the counts to pass on to others.
+        metrics: get them, too, and what the lane's board knows.
     """
 
-    def __init__(self, console: Console, counts: RunCounts, lock: RunLock | None = None):
-        self.console, self.counts, self.lock = console, counts, lock
-        self.lane, self.pools = "", tuple[Pool, ...]()
+    def __init__(
+        self, console: Console, counts: RunCounts, lock: RunLock | None = None, metrics: RunMetrics | None = None
+    ):
+        self.console, self.counts, self.lock, self.metrics = console, counts, lock, metrics
+        self.lane, self.pools, self.num_clips = "", tuple[Pool, ...](), 0
         self.board: StageBoard | None = None
-        self._finished = threading.Event()
+        self._finished, self._looking = threading.Event(), threading.RLock()
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
-    def begin_lane(self, lane: str, pools: Sequence[Pool], board: StageBoard) -> None:
-        """Say which lane runs now, and who knows what is in flight."""
-        self.lane, self.pools, self.board = lane, tuple(pools), board
+    def begin_lane(self, lane: str, pools: Sequence[Pool], board: StageBoard, num_clips: int) -> None:
+        """Say which lane runs now, with how many clips, and who knows what is in flight."""
+        self.end_lane()
+        with self._looking:
+            self.lane, self.pools, self.board, self.num_clips = lane, tuple(pools), board, num_clips
+            if self.metrics is not None:
+                self.metrics.begin_lane(lane, pools)
+                self.metrics.watch_run(self.counts)
         if self._live is None:
             sizes = ", ".join(f"{pool.stage} x{pool.size}{_memory_each(pool)}" for pool in pools)
             self.console.print(f"lane {lane}: {sizes}", highlight=False, soft_wrap=True)
+
+    def end_lane(self) -> None:
+        """Tell the metrics what has happened since the last look."""
+        with self._looking:
+            if self.metrics is not None and self.board is not None:
+                self._look()
+                self.metrics.end_lane(self.lane, self.pools)
+            self.board = None
 
     def __enter__(self) -> ProgressDisplay:
         if self._live is not None:
@@ -101,13 +76,16 @@ class ProgressDisplay:
     ) -> None:
         self._finished.set()
         self._thread.join()
+        self.end_lane()
         if self._live is not None:
             self._live.stop()
 
     def _run(self) -> None:
         interval = PLAIN_LINE_EVERY_S if self._live is None else REFRESH_S
+        if self.lock is not None:
+            self.lock.progress = self._facts(StageCounts())
         while not self._finished.wait(interval):
-            stages = (self.board.snapshot() if self.board is not None else None) or StageCounts()
+            stages = self._look()
             if self.lock is not None:
                 self.lock.progress = self._facts(stages)
             if self._live is None:
@@ -115,10 +93,27 @@ class ProgressDisplay:
             else:
                 self._live.update(live_table(self.lane, self.pools, self.counts, stages), refresh=True)
 
+    def _look(self) -> StageCounts:
+        with self._looking:
+            counts = self.board.snapshot() if self.board is not None else None
+            if self.metrics is not None:
+                self.metrics.watch_run(self.counts)
+                if counts is not None:
+                    stages = [pool.stage for pool in self.pools]
+                    self.metrics.watch_lane(self.lane, stages, self.num_clips, counts)
+        return counts or StageCounts()
+
     def _facts(self, stages: StageCounts) -> dict[str, Any]:
         counts = self.counts
         totals = {name: getattr(counts, name) for name in ("num_rows", "num_skipped", "num_done", "num_failed")}
-        return {**totals, "lane": self.lane, "clips_per_minute": counts.clips_per_minute, "in_flight": stages.in_flight}
+        return {
+            **totals,
+            "clips_per_minute": round(counts.clips_per_minute, 3),
+            "lane": self.lane,
+            "lanes": {lane: asdict(of_lane) for lane, of_lane in list(counts.lanes.items())},
+            "in_flight": {stage: number for stage, number in stages.in_flight.items() if number > 0},
+            "failures": [asdict(kind) for kind in counts.failures.most_frequent()],
+        }
 
 
 def _memory_each(pool: Pool) -> str:

@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from actors.clip_files import clip_name
 from actors.plain_text import printable
 from actors.redaction import redact
 from actors.request import LANGUAGES, ClipRequest, StructuredPrompt
 from actors.row import Failure
 from actors.storage import join
-from actors.writing import clip_name
 from pipeline.durations import format_duration
 from pipeline.gallery import MAX_CARDS, ClipCard, RunFacts, render_gallery
-from pipeline.ledger import DEAD_LETTER_NAME
+from pipeline.ledger import COMPLETE, DEAD_LETTER_NAME, INTERRUPTED, RUNNING
 from pipeline.manifest import DEAD_LETTER_KEY
 from pipeline.run import Run
 from pipeline.worklist import Status
@@ -28,38 +28,25 @@ from pipeline.worklist import Status
 _SUMMARY_ROWS = 20
 
 
-def write_books(run: Run) -> str:
+def begin_books(run: Run) -> None:
+    """Write `run.json` before the first clip: who looks at the output later knows what was begun, and how."""
+    run.ledger.write_run(_run_facts(run, RUNNING))
+
+
+def write_books(run: Run, reason: str | None = None) -> str:
     """Write `results.parquet`, `dead_letter.jsonl`, `run.json` and `index.html` as things stand now.
+
+    Args:
+        run: that has ended.
+        reason: why, where it was before its time.
 
     Returns:
         URL of the gallery page.
     """
     result, counts, ledger = run.result, run.result.counts, run.ledger
-    finished_at = datetime.now(UTC)
-    totals: dict[str, Any] = {
-        "num_rows": counts.num_rows,
-        "num_done": counts.num_done,
-        "num_skipped": counts.num_skipped,
-        "num_dead_lettered": counts.num_failed,
-        "num_left": counts.num_left,
-        "wall_s": round((finished_at - result.started_at).total_seconds(), 3),
-        "clips_per_minute": round(counts.clips_per_minute, 3),
-    }
-    facts: dict[str, Any] = {
-        "state": "complete" if result.is_complete else "interrupted",
-        "started_at": result.started_at.isoformat(timespec="seconds"),
-        "finished_at": finished_at.isoformat(timespec="seconds"),
-        "manifest": redact(run.spec.manifest_url),
-        "output": redact(run.spec.output_url),
-        "checkpoint": redact(run.spec.checkpoint_url),
-        "allowed_references": list(run.references.prefixes),
-        "totals": totals,
-        "settings": run.settings.model_dump(mode="json"),
-        "pools": {lane: [asdict(pool) for pool in plan.pools] for lane, plan in result.plans.items()},
-        "phased_lanes": [lane for lane, plan in result.plans.items() if plan.is_phased],
-        "versions": result.versions,
-    }
-    ledger.write_results(result.committed_ids)
+    facts = _run_facts(run, COMPLETE if result.is_complete else INTERRUPTED)
+    facts["reason"] = None if result.is_complete or reason is None else redact(reason)
+    facts["clips"] = [asdict(count) for count in ledger.write_results(result.committed_ids)]
     ledger.write_dead_letters(result.dead_letters.to_jsonl())
     ledger.write_run(facts)
     page = RunFacts(
@@ -71,14 +58,46 @@ def write_books(run: Run) -> str:
         num_done=counts.num_done,
         num_dead_lettered=counts.num_failed,
         num_skipped=counts.num_skipped,
-        clips_per_minute=totals["clips_per_minute"],
-        wall_s=totals["wall_s"],
+        clips_per_minute=facts["totals"]["clips_per_minute"],
+        wall_s=facts["totals"]["wall_s"],
         versions=result.versions,
         dead_letter_url=DEAD_LETTER_NAME if result.dead_letters else None,
     )
     num_others = sum(clip_id not in result.worklist for clip_id in result.committed_ids)
     num_cards = len(result.dead_letters) + result.worklist.num_made + num_others
     return ledger.write_gallery(render_gallery(page, list(_cards(run)), num_cards))
+
+
+def _run_facts(run: Run, state: str) -> dict[str, Any]:
+    """Content of `run.json`."""
+    result, counts = run.result, run.result.counts
+    now = datetime.now(UTC)
+    totals: dict[str, Any] = {
+        "num_rows": counts.num_rows,
+        "num_done": counts.num_done,
+        "num_skipped": counts.num_skipped,
+        "num_dead_lettered": counts.num_failed,
+        "num_left": counts.num_left,
+        "wall_s": round((now - result.started_at).total_seconds(), 3),
+        "clips_per_minute": round(counts.clips_per_minute, 3),
+        "lanes": {lane: asdict(of_lane) for lane, of_lane in counts.lanes.items()},
+        "failures": [asdict(kind) for kind in counts.failures.most_frequent()],
+    }
+    return {
+        "run_id": result.run_id,
+        "state": state,
+        "started_at": result.started_at.isoformat(timespec="seconds"),
+        "finished_at": None if state == RUNNING else now.isoformat(timespec="seconds"),
+        "manifest": redact(run.spec.manifest_url),
+        "output": redact(run.spec.output_url),
+        "checkpoint": redact(run.spec.checkpoint_url),
+        "allowed_references": list(run.references.prefixes),
+        "totals": totals,
+        "settings": run.settings.model_dump(mode="json"),
+        "pools": {lane: [asdict(pool) for pool in plan.pools] for lane, plan in result.plans.items()},
+        "phased_lanes": [lane for lane, plan in result.plans.items() if plan.is_phased],
+        "versions": result.versions,
+    }
 
 
 def _cards(run: Run) -> Iterator[ClipCard]:

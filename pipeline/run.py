@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import ray
 from rich.console import Console
 
+from actors.redaction import redact
 from actors.references import AllowedReferences
 from actors.row import ACTOR_START, OUTPUT, ClipRow, Failure, unpack
 from actors.storage import StoreUnavailableError
@@ -21,8 +22,10 @@ from pipeline.gpu_memory import LaneMemory, known_gpu_memory_gb
 from pipeline.graph import LaneGraph
 from pipeline.intake import Intake
 from pipeline.lane import LaneWork
+from pipeline.lane_counts import LaneCounts
 from pipeline.lane_stages import lane_stages
 from pipeline.ledger import Ledger
+from pipeline.metrics import RunMetrics
 from pipeline.patience import Patience
 from pipeline.plan import plan_lane
 from pipeline.pools import Cluster, GpuMemory, PlanError
@@ -41,6 +44,7 @@ class Run:
         spec: what to run.
         console: where progress goes.
         is_told_to_stop: asked again and again; the run ends soon where it says so.
+        run_id: its name, that of the lock.
 
     Attributes:
         capabilities: what the checkpoint can be asked for; the release's until `find_work` has looked.
@@ -48,7 +52,13 @@ class Run:
         result: what came out so far.
     """
 
-    def __init__(self, spec: RunSpec, console: Console, is_told_to_stop: Callable[[], bool] = lambda: False):
+    def __init__(
+        self,
+        spec: RunSpec,
+        console: Console,
+        is_told_to_stop: Callable[[], bool] = lambda: False,
+        run_id: str = "",
+    ):
         self.spec, self.console, self.is_told_to_stop = spec, console, is_told_to_stop
         self.ledger = Ledger(spec.output_url)
         self.capabilities = Capabilities()
@@ -56,7 +66,7 @@ class Run:
         self.references = AllowedReferences(())
         self.num_gpus = 0
         self.accelerator_type: str | None = None
-        self.result = RunResult()
+        self.result = RunResult(run_id)
         self._deaths: Attempts = {}
 
     @property
@@ -124,24 +134,28 @@ class Run:
         """
         if not works:
             return
-        self.result.counts.started = time.monotonic()
+        counts, worklist = self.result.counts, self.result.worklist
+        counts.lanes = {str(work.lane): LaneCounts(worklist.num_todo(work.lane.resolution)) for work in works}
+        counts.started = time.monotonic()
         self._deaths = self.ledger.read_deaths()
-        with ProgressDisplay(self.console, self.result.counts, lock) as display:
+        metrics = RunMetrics(redact(self.spec.output_name))
+        with ProgressDisplay(self.console, counts, lock, metrics) as display:
             for work in works:
-                self._run_lane(work, display)
+                self._run_lane(work, display, metrics)
                 if self.is_told_to_stop():
                     return
         self._keep_deaths({})
 
-    def _run_lane(self, work: LaneWork, display: ProgressDisplay) -> None:
+    def _run_lane(self, work: LaneWork, display: ProgressDisplay, metrics: RunMetrics) -> None:
         """Start a lane, and start it anew with what is left for as long as that brings clips."""
         patience, num_fruitless = self.spec.settings.patience.patience(), 0
-        while self.result.worklist.num_todo(work.lane.resolution):
+        while num_clips := self.result.worklist.num_todo(work.lane.resolution):
             board, num_before = StageBoard(self._deaths), self.result.counts.num_left
             watch = LaneWatch(self._graph(work), board, patience, self.is_told_to_stop, self._keep_deaths)
-            display.begin_lane(str(work.lane), watch.graph.plan.pools, board)
+            display.begin_lane(str(work.lane), watch.graph.plan.pools, board, num_clips)
             for row in watch.rows(list(self.result.worklist.chunks(work.lane.resolution))):
-                self._receive(row)
+                self._receive(row, str(work.lane), metrics)
+            display.end_lane()
             if self.is_told_to_stop() or not self.result.worklist.num_todo(work.lane.resolution):
                 return
             num_fruitless = 0 if self.result.counts.num_left < num_before else num_fruitless + 1
@@ -174,10 +188,13 @@ class Run:
         except PlanError as error:
             raise StuckError(f"lane {work.lane}: {self.num_gpus} of {planned} GPUs are left: {error}") from error
 
-    def _receive(self, row: ClipRow) -> None:
+    def _receive(self, row: ClipRow, lane: str, metrics: RunMetrics) -> None:
         if row["failure"] is None:
+            record = json.loads(unpack(row["payload"])["record"].numpy().tobytes())
             self.result.finish(row["id"])
-            self.ledger.add(json.loads(unpack(row["payload"])["record"].numpy().tobytes()))
+            self.result.counts.lanes[lane].num_done += 1
+            metrics.count(lane, row, record)
+            self.ledger.add(record)
             return
         failure = Failure.from_json(row["failure"])
         if failure.field == ACTOR_START:
@@ -185,6 +202,8 @@ class Run:
         if failure.field == OUTPUT:
             raise StoreUnavailableError(failure.reason)
         self.result.fail(row["id"], failure)
+        self.result.counts.lanes[lane].num_failed += 1
+        metrics.count(lane, row, None)
 
     def _keep_deaths(self, deaths: Attempts) -> None:
         if deaths != self._deaths:

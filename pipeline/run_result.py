@@ -11,7 +11,7 @@ from actors.row import Failure
 from pipeline.dead_letters import DeadLetters
 from pipeline.manifest import ManifestRow
 from pipeline.pools import LanePlan
-from pipeline.progress import RunCounts
+from pipeline.run_counts import RunCounts
 from pipeline.worklist import Status, Worklist
 
 _REPORTED_PACKAGES = ("magihuman-ray", "ray", "torch", "diffusers", "transformers", "av")
@@ -22,6 +22,7 @@ class RunResult:
     """What came out so far.
 
     Attributes:
+        run_id: its name, which the lock of the output has too.
         counts: totals of this run.
         worklist: the manifest's valid rows and where they stand.
         dead_letters: its rows that failed.
@@ -31,6 +32,7 @@ class RunResult:
         started_at: when the run started (UTC).
     """
 
+    run_id: str = ""
     counts: RunCounts = field(default_factory=RunCounts)
     worklist: Worklist = field(default_factory=Worklist)
     dead_letters: DeadLetters = field(default_factory=DeadLetters)
@@ -67,4 +69,5 @@ class RunResult:
 
     def _dead_letter(self, row: ManifestRow, failure: Failure) -> None:
         self.dead_letters.add(row.dead_letter(failure))
+        self.counts.failures.add(failure)
         self.counts.num_failed += 1

@@ -14,7 +14,8 @@ from actors.row import ACTOR_START, ClipRow, Failure
 from actors.stage import Stage
 from actors.storage import StorageError
 from model.graph_cache import CompileError
-from pipeline.board import StageBoard
+from pipeline.board import OUT_OF_MEMORY, StageBoard
+from pipeline.clip_logging import at_work, make_logs_tell_of_clips
 from pipeline.gate import Gate
 
 logger = logging.getLogger(__name__)
@@ -48,17 +49,25 @@ class StageActor:
         self.gate = Gate()
         self.stage: Stage | None = None
         self.start_failure: str | None = None
+        began = time.perf_counter()
+        make_logs_tell_of_clips()
         try:
-            self.stage = stage_class(**arguments)
+            with at_work(self.name):
+                self.stage = stage_class(**arguments)
         except _START_ERRORS as error:
             kind = "" if isinstance(error, ValueError | StorageError | CompileError) else f"{type(error).__name__}: "
             self.start_failure = " ".join(f"{kind}{error}".split())
-        self.is_started_elsewhere = board.report_start(self.name, self.start_failure)
+        make_logs_tell_of_clips()  # of libraries that loading has imported, too
+        self.is_started_elsewhere = board.report_start(self.name, self.start_failure, time.perf_counter() - began)
 
     def __call__(self, row: ClipRow) -> ClipRow:
         """Process one row."""
         if row["failure"] is not None:
             return row
+        with at_work(self.name, row["id"]):
+            return self._pass(row)
+
+    def _pass(self, row: ClipRow) -> ClipRow:
         if self.stage is None:
             if self.is_started_elsewhere:
                 time.sleep(_BEFORE_ANOTHER_START_S)
@@ -71,7 +80,9 @@ class StageActor:
             return result
         finally:
             is_healthy = result is not None and result["failure"] is None
-            self.board.leave(self.name, row["id"], is_healthy, time.perf_counter() - started)
+            # 0 where there is no GPU.
+            peak_bytes = torch.cuda.max_memory_allocated()
+            self.board.leave(self.name, row["id"], is_healthy, time.perf_counter() - started, peak_bytes)
 
     def _process(self, row: ClipRow, num_died: int) -> ClipRow:
         if not num_died:
@@ -80,7 +91,7 @@ class StageActor:
                 try:
                     return self._run(row)
                 except torch.OutOfMemoryError:
-                    pass  # others may hold what this one lacks
+                    self.board.retry(self.name, OUT_OF_MEMORY)  # others may hold what this one lacks
         with self.gate.alone():
             if num_died:
                 self.board.begin(self.name, row["id"])

@@ -24,6 +24,8 @@ from pipeline.patience import Patience, Sight, Verdict, is_short, judge
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 1.0
+_LOST = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
+"""The lane's process, or rows that it has given, went with a process or a node."""
 RELEASE_S = 20.0
 """How long clips in flight may come to an end once the run is told to stop."""
 
@@ -67,7 +69,8 @@ class LaneWatch:
         Raises:
             StartError: if no actor of a pool can start.
         """
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # Not softly: then Ray puts what needs no CPU on any node, and this one lives as long as the driver.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         process = ray.remote(_LaneProcess).options(num_cpus=0, scheduling_strategy=here).remote()
         results = process.run.options(num_returns="streaming").remote(chunks, self.graph, self.board)
         try:
@@ -90,8 +93,8 @@ class LaneWatch:
                     last_row = now
                 except StopIteration:
                     return
-                except ray.exceptions.ActorDiedError as error:
-                    logger.warning("the lane's process died: %s", " ".join(str(error).split()))
+                except _LOST as error:
+                    logger.warning("the lane's process is lost: %s", " ".join(str(error).split()))
                     self.verdict = "process died"
                     return
             if self.is_told_to_stop():

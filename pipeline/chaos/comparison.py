@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from actors.clip_files import CLIPS_FOLDER
 from actors.storage import join, list_names, read_bytes
-from actors.writing import CLIPS_FOLDER
 from pipeline.ledger import DEAD_LETTER_NAME, GALLERY_NAME, RESULTS_NAME, RUN_NAME
 from pipeline.manifest import DEAD_LETTER_KEY
 

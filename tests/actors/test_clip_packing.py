@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from actors.clip_packing import ClipPacker, _Waiting
+from actors.turns import WaitedSeconds
 
 
 class Network:
@@ -102,3 +103,30 @@ def test_what_a_failed_batch_made_is_let_go_of_before_its_clips_are_tried_alone(
 def test_too_few_results_are_an_error_of_every_clip():
     with pytest.raises(RuntimeError, match="0 results came of 1 clips"):
         ClipPacker(lambda clips: [], max_tokens=10)(1, 1)
+
+
+def test_a_clip_s_own_seconds_are_its_share_of_the_batch_and_the_rest_is_waiting():
+    waited, busy, begun = WaitedSeconds(), {}, threading.Event()
+
+    def run(clips):
+        begun.set()
+        time.sleep(0.3)
+        return clips
+
+    packer = ClipPacker(run, max_tokens=100, waited=waited)
+
+    def call(clip, num_tokens):
+        began, before = time.perf_counter(), waited.total
+        packer(clip, num_tokens)
+        busy[clip] = time.perf_counter() - began - (waited.total - before)
+
+    threads = [threading.Thread(target=call, args=clip) for clip in (("first", 10), ("short", 10), ("long", 50))]
+    threads[0].start()
+    assert begun.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert busy["first"] == pytest.approx(0.3, rel=0.4), "it was alone"
+    assert busy["short"] + busy["long"] == pytest.approx(0.3, rel=0.4), "they shared one batch"
+    assert busy["long"] == pytest.approx(5 * busy["short"], rel=0.2)

@@ -1,26 +1,52 @@
 """What a guarded file promises, on every kind of store."""
 
 import fcntl
+import os
 import time
 import uuid
 from dataclasses import replace
 
 import pytest
+import s3fs
 
 from actors import guarded_file as guarded_file_module
 from actors.guarded_file import guarded_file
 from actors.storage import join, list_names, read_bytes, write_atomically
+from pipeline.chaos.s3_server import ceph_server, has_ceph
 from tests.s3 import s3_client, split
 
 
-@pytest.fixture(params=["local", "s3", "memory"])
+@pytest.fixture(scope="module")
+def ceph_bucket(s3_endpoint):
+    """A bucket of another make, which compares hashes without their quotation marks."""
+    if not has_ceph():
+        if os.environ.get("CI"):
+            pytest.fail("on Debian: apt-get install radosgw ceph-mon ceph-osd")
+        pytest.skip("on Debian: apt-get install radosgw ceph-mon ceph-osd")
+    with ceph_server() as endpoint, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("ceph-bucket")
+        patch.undo()
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield endpoint, "s3://ceph-bucket"
+
+
+@pytest.fixture(params=["local", "s3", "ceph", "memory"])
 def folder(request, tmp_path, monkeypatch):
     monkeypatch.setattr(guarded_file_module, "_SETTLE_S", 0.05)
     if request.param == "local":
-        return str(tmp_path / "out")
-    if request.param == "memory":
-        return f"memory://{uuid.uuid4().hex}/out"
-    return join(request.getfixturevalue("s3_bucket"), "out")
+        yield str(tmp_path / "out")
+    elif request.param == "memory":
+        yield f"memory://{uuid.uuid4().hex}/out"
+    elif request.param == "s3":
+        yield join(request.getfixturevalue("s3_bucket"), "out")
+    else:
+        endpoint, bucket = request.getfixturevalue("ceph_bucket")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield join(bucket, uuid.uuid4().hex)
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_it_is_written_only_as_it_was_last_seen(folder):

@@ -1,5 +1,6 @@
 import json
 import threading
+import time
 
 import pytest
 import torch
@@ -89,3 +90,35 @@ def test_threads_are_set_in_whichever_thread_calls():
     finally:
         torch.set_num_threads(1)
     assert seen == [2]
+
+
+class Slow(Doubling):
+    """Works for 0.2 s while nothing else does, and then for 0.1 s beside others."""
+
+    def process(self, work):
+        with self.lock:
+            time.sleep(0.2)
+        time.sleep(0.1)
+        super().process(work)
+
+
+def test_seconds_of_a_stage_are_its_own_without_waiting_for_other_clips():
+    stage, rows = Slow(Compute()), []
+    threads = [threading.Thread(target=lambda: rows.append(stage(new_row("a", REQUEST)))) for _ in range(3)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.perf_counter() - began >= 0.7, "they took turns"
+    assert [json.loads(row["stage_seconds"])["decoding"] for row in rows] == [pytest.approx(0.3, abs=0.15)] * 3
+
+
+def test_a_turn_is_given_up_by_an_error():
+    class Failing(Doubling):
+        def process(self, work):
+            with self.lock:
+                raise ZeroDivisionError
+
+    stage = Failing(Compute())
+    assert [stage(new_row("a", REQUEST))["failure"] is None for _ in range(2)] == [False, False]

@@ -23,6 +23,7 @@ from PIL import Image
 
 from actors.media import probe
 from actors.storage import join, list_names, read_bytes, write_atomically
+from jobs import status as status_job
 from tests.checkpoint_layouts import LAYOUTS
 from tests.jobs.rows_of_every_kind import BAD_ROWS, GOOD_ROWS, mixed_rows, noise_png, row, write_manifest
 
@@ -94,7 +95,7 @@ def test_the_seed_makes_the_clip_and_not_the_id(mixed_run):
     assert not np.array_equal(one, other)
 
 
-def test_bad_rows_become_dead_letters_and_good_ones_clips(mixed_run):
+def test_bad_rows_become_dead_letters_and_good_ones_clips(mixed_run, capsys):
     assert {path.stem for path in mixed_run.output.glob("clips/*.mp4")} == {values["id"] for values in GOOD_ROWS}
     letters = dead_letters(mixed_run.output)
     assert len(letters) == len(BAD_ROWS) == 20
@@ -111,6 +112,10 @@ def test_bad_rows_become_dead_letters_and_good_ones_clips(mixed_run):
                 assert kept == ({"raw": values.strip()} if isinstance(values, str) else values), (
                     "the row itself is kept"
                 )
+    assert status_job.main(["--output", str(mixed_run.output)]) == 3
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["manifest", "row", "2", "is", "not", "a", "JSON", "object:"] in [words[:8] for words in told]
+    assert [words for words in told if words[-1:] == ["others"]], "twenty rows fail in more ways than are shown"
 
 
 def test_what_is_done_is_skipped_and_what_has_changed_is_made_only_if_asked_for(mixed_run, generate, tmp_path):
@@ -223,7 +228,7 @@ def test_the_same_rows_give_the_same_clips_whatever_the_pools(generate, manifest
 
 
 @pytest.mark.soak
-def test_killed_half_way_and_started_again(generate, manifest, cluster, tiny_checkpoint, tmp_path):
+def test_killed_half_way_and_started_again(generate, manifest, cluster, tiny_checkpoint, tmp_path, capsys):
     rows = [row(f"clip-{number}", seconds=1) for number in range(8)]
     path, output = manifest(rows), tmp_path / "out"
     command = [sys.executable, "-m", "jobs.generate", "--manifest", str(path), "--output", str(output)]
@@ -235,12 +240,21 @@ def test_killed_half_way_and_started_again(generate, manifest, cluster, tiny_che
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert status_job.main(["--output", str(output)]) == 0
+    assert f"{output}: running\n" in capsys.readouterr().out
     process.send_signal(signal.SIGKILL)
     process.wait()
     time.sleep(5)  # the cluster needs a moment to end the dead driver's actors
+    assert status_job.main(["--output", str(output)]) == 75
+    printed = capsys.readouterr().out
+    assert f"{output}: killed\n" in printed
+    assert f"manifest {path}\n" in printed
     committed = {path.stem: path.stat().st_mtime_ns for path in markers.glob("*.json")}
     assert 2 <= len(committed) < 8
     assert not list(output.glob("*.parquet")), "it was really killed, not ended"
+    assert status_job.main(["--output", str(output), "--write"]) == 75
+    assert f"{len(committed)} of 8 done" in capsys.readouterr().out
+    assert set(pq.read_table(output / "results.parquet")["id"].to_pylist()) == set(committed)
     status, printed, _ = generate(path, output)
     assert status == 0
     assert f"{8 - len(committed)} made, {len(committed)} skipped, 0 dead-lettered" in printed
@@ -248,6 +262,12 @@ def test_killed_half_way_and_started_again(generate, manifest, cluster, tiny_che
         assert (markers / f"{clip_id}.json").stat().st_mtime_ns == written, "a committed clip was made again"
     assert {path.stem for path in markers.glob("*.json")} == {values["id"] for values in rows}
     assert len(pq.read_table(output / "results.parquet")) == 8
+    assert status_job.main(["--output", str(output), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["state"] == "complete"
+    assert told["progress"]["num_skipped"] == len(committed)
+    num_made = 8 - len(committed)
+    assert told["progress"]["lanes"] == {"distill/256p": {"num_clips": num_made, "num_done": num_made, "num_failed": 0}}
 
 
 @pytest.mark.soak

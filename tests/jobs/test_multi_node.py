@@ -5,6 +5,7 @@ The nodes offer GPUs that are not there: Ray places actors by them all the same,
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pipeline.chaos.local_cluster import LocalCluster, NodeSize
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 NUM_WORKERS, GPUS_PER_WORKER = 2, 2
+NODE = NodeSize(4, GPUS_PER_WORKER, {"accelerator_type:H100": 1})
 GPU_STAGES = ("conditioning", "base_generation", "super_resolution", "decoding")
 
 
@@ -31,6 +33,7 @@ GPU_STAGES = ("conditioning", "base_generation", "super_resolution", "decoding")
 class Fleet:
     """A cluster of several nodes; `worker_ids` are Ray's names of those with GPUs."""
 
+    cluster: LocalCluster
     dashboard_url: str
     worker_ids: frozenset[str]
 
@@ -39,7 +42,7 @@ class Fleet:
 def fleet() -> Iterator[Fleet]:
     with LocalCluster("--num-cpus=0", "--num-gpus=0") as cluster:
         for _ in range(NUM_WORKERS):
-            cluster.add_node(NodeSize(4, GPUS_PER_WORKER, {"accelerator_type:H100": 1}))
+            cluster.add_node(NODE)
         deadline = time.monotonic() + 30
         while True:
             nodes = [node for node in list_nodes(address=cluster.dashboard_url, detail=True) if node.state == "ALIVE"]
@@ -48,7 +51,7 @@ def fleet() -> Iterator[Fleet]:
             assert time.monotonic() < deadline, nodes
             time.sleep(0.2)
         worker_ids = frozenset(node.node_id for node in nodes if not node.is_head_node)
-        yield Fleet(cluster.dashboard_url, worker_ids)
+        yield Fleet(cluster, cluster.dashboard_url, worker_ids)
 
 
 def submit(fleet: Fleet, working_dir: Path, arguments, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -118,3 +121,32 @@ def test_without_the_clusters_token_nothing_is_submitted(fleet, project, environ
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with pytest.raises(urllib.error.HTTPError, match=f"HTTP Error {status}"):
         urllib.request.urlopen(urllib.request.Request(f"{fleet.dashboard_url}/api/jobs/", headers=headers), timeout=10)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("is_replaced", [True, False], ids=["replaced", "not replaced"])
+def test_a_lost_node_costs_no_clip(fleet, manifest, tiny_checkpoint, tmp_path, is_replaced):
+    rows = [{"id": f"c{number}", "prompt": "A person speaks.", "language": "en"} for number in range(16)]
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "jobs.generate", "--manifest", str(manifest([{**r, "seconds": 1} for r in rows]))]
+    command += ["--output", str(output), "--checkpoint", tiny_checkpoint, "--address", fleet.cluster.address]
+    for setting in ("device=cpu", f"num_gpus={NUM_WORKERS * GPUS_PER_WORKER}", "patience.replacement_s=5"):
+        command += ["--set", setting]
+    log = tmp_path / "log"
+    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+        deadline = time.monotonic() + 200
+        while not list((output / "clips").glob("*.json")):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        fleet.cluster.lose_node(fleet.cluster.nodes[0])
+        if is_replaced:
+            fleet.cluster.add_node(NODE)
+        assert process.wait(timeout=250) == 0, log.read_text()
+    if not is_replaced:
+        fleet.cluster.add_node(NODE)
+    printed = log.read_text()
+    assert "16 made, 0 skipped, 0 dead-lettered" in printed
+    sizes = re.findall(r"^lane distill/256p: conditioning.* base_generation x(\d+)", printed, re.MULTILINE)
+    assert sizes == (["4"] if is_replaced else ["4", "2"])
+    assert ("cluster shrank, starting anew with what is left" in printed) is not is_replaced

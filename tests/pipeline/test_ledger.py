@@ -10,9 +10,10 @@ from model.checkpoint_files import LocalFiles
 from model.checkpoint_writer import write_capabilities
 from model.layout import find_layout
 from pipeline.lane import Lanes, component_fingerprint
-from pipeline.ledger import Ledger
+from pipeline.ledger import ClipCount, Ledger
 from pipeline.run_spec import RunSpec
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings, load_settings
+from tests.run_files import write_marker
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
@@ -241,3 +242,14 @@ def test_paths_mean_the_same_to_driver_and_actors(tmp_path, monkeypatch):
         RunSpec("out/dead_letter.jsonl", "out", "c", Settings())
     with pytest.raises(ValueError, match="output must be a path or a URL, got ''"):
         RunSpec("m.jsonl", "", "c", Settings())
+
+
+def test_clips_are_counted_by_resolution_and_language(tmp_path):
+    for number, language in enumerate(["de", "de", "ja"]):
+        write_marker(str(tmp_path), f"c{number}", language, written_at=f"2026-01-02T03:0{number}:00+00:00")
+    ledger = Ledger(str(tmp_path))
+    german, japanese = (ClipCount("256p", *counts) for counts in (("de", 2, 4.0), ("ja", 1, 2.0)))
+    assert ledger.write_results(ledger.fingerprints(ledger.committed_ids())) == [german, japanese]
+    assert ledger.write_results({"c2"}) == [japanese]
+    assert ledger.clip_counts(since="2026-01-02T03:02:00+00:00") == [japanese]
+    assert ledger.clip_counts(since="2026-01-02T03:03:00+00:00") == []

@@ -1,13 +1,19 @@
 import io
+import json
 import time
 from collections import Counter
 
 import pytest
 from rich.console import Console
 
+from actors.row import Failure
 from pipeline.durations import format_duration
+from pipeline.lane_counts import LaneCounts
 from pipeline.pools import Pool
-from pipeline.progress import ProgressDisplay, RunCounts, StageCounts, live_table, plain_line
+from pipeline.progress import ProgressDisplay, StageCounts, live_table, plain_line
+from pipeline.run_counts import RunCounts
+from pipeline.run_lock import RunLock
+from pipeline.run_status import Standing
 
 STAGES = StageCounts(in_flight=Counter(base_generation=2, decoding=1, writing=0), passed=Counter(conditioning=9))
 
@@ -55,7 +61,7 @@ def test_without_a_terminal_the_display_prints_lines(monkeypatch, counts):
     monkeypatch.setattr("pipeline.progress.PLAIN_LINE_EVERY_S", 0.05)
     console = Console(file=io.StringIO(), width=200)
     with ProgressDisplay(console, counts) as display:
-        display.begin_lane("distill/256p", [Pool("decoding", 2, 1, 1)], Board())
+        display.begin_lane("distill/256p", [Pool("decoding", 2, 1, 1)], Board(), 20)
         time.sleep(0.3)
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "lane distill/256p: decoding x2"
@@ -65,10 +71,26 @@ def test_without_a_terminal_the_display_prints_lines(monkeypatch, counts):
 def test_memory_that_actors_need_of_a_gpu_is_shown(counts):
     console = Console(file=io.StringIO(), width=200)
     pools = [Pool("conditioning", 1, 1, 1, 20.1), Pool("writing", 2, 1, 0)]
-    ProgressDisplay(console, counts).begin_lane("distill/256p", pools, None)
+    ProgressDisplay(console, counts).begin_lane("distill/256p", pools, None, 20)
     assert console.file.getvalue() == ("lane distill/256p: conditioning x1 (20.1 GB of GPU memory each), writing x2\n")
     console.print(live_table("distill/256p", pools, counts, STAGES))
     rows = console.file.getvalue().splitlines()
     assert rows[-3].split()[-3:] == ["GPU", "memory", "each"]
     assert rows[-2].split() == ["conditioning", "1", "0", "9", "0", "20.1", "GB"]
     assert rows[-1].split() == ["writing", "2", "0", "0", "0"]
+
+
+def test_others_are_told_at_once_of_lanes_and_failures(counts):
+    counts.lanes["distill/256p"] = LaneCounts(12, num_done=6)
+    counts.failures.add(Failure("decoding", "", None, "no luck"))
+    lock = RunLock("unused")
+    with ProgressDisplay(Console(file=io.StringIO()), counts, lock):
+        end = time.monotonic() + 5
+        while not lock.progress and time.monotonic() < end:
+            time.sleep(0.01)
+    told = json.loads(json.dumps(lock.progress, allow_nan=False))
+    assert told["lanes"] == {"distill/256p": {"num_clips": 12, "num_done": 6, "num_failed": 0}}
+    assert told["failures"] == [{"stage": "decoding", "field": "", "reason": "no luck", "num": 1}]
+    standing = Standing.model_validate(told)
+    assert standing.num_left == counts.num_left
+    assert standing.time_left_s == pytest.approx(160, rel=0.01)

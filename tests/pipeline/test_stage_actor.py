@@ -20,8 +20,8 @@ class Board:
 
     def __init__(self, earlier=()):
         self.board = _Board(dict(earlier))
-        self.report_start, self.enter, self.begin, self.leave = (
-            getattr(self.board, name) for name in ("start", "enter", "begin", "leave")
+        self.report_start, self.enter, self.begin, self.retry, self.leave = (
+            getattr(self.board, name) for name in ("start", "enter", "begin", "retry", "leave")
         )
 
     @property
@@ -85,6 +85,7 @@ def test_a_failed_row_passes_an_actor_that_could_not_start():
 def test_one_machine_that_cannot_start_does_not_end_the_run(monkeypatch):
     board = Board()
     StageActor(Stage, {"errors": []}, board, 3)
+    assert len(board.counts.load_seconds["decoding"]) == 1
     actor = StageActor(Stage, {"errors": [RuntimeError("no GPU")]}, board, 3)
     assert board.counts.start_failures == {}
     monkeypatch.setattr(stage_actor.os, "_exit", leave)
@@ -117,9 +118,12 @@ def test_the_board_counts_a_death_when_the_clip_comes_back():
     board.begin("decoding", "a")
     assert board.snapshot().died == {"a": {"decoding": 1}}
     assert board.snapshot().attempts == {"a": {"decoding": 2}}
-    board.leave("decoding", "a", True, 1.5)
-    board.leave("decoding", "b", False, 9.0)
+    board.leave("decoding", "a", True, 1.5, 7)
+    board.leave("decoding", "b", False, 9.0, 5)
     counts = board.snapshot()
+    assert counts.retries == {("decoding", "worker died"): 1}
+    assert counts.gpu_peak_bytes == {"decoding": 7}
+    assert counts.num_entered("decoding") == 2
     assert (counts.attempts, counts.died, counts.in_flight) == ({}, {}, {})
     assert counts.seconds == {"decoding": 1.5}
 
@@ -155,6 +159,7 @@ def test_a_clip_that_finds_no_memory_beside_others_finds_it_alone():
         thread.join()
     assert [row["failure"] for row in rows] == [None, None]
     assert actor.stage.num_calls == 3
+    assert actor.board.counts.retries == {("decoding", "out of memory"): 1}
 
 
 def test_a_clip_that_finds_no_memory_alone_fails_and_is_not_tried_for_ever():
