@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.pools import ROUNDING, LanePlan
 
-Verdict = Literal["goes on", "stalled", "cluster shrank", "process died"]
+Verdict = Literal["goes on", "stalled", "cluster shrank", "cluster grew", "process died"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Patience:
     Attributes:
         stall_s: without any report of an actor, loading of models included.
         replacement_s: without a finished clip, while the cluster has less than the pools need: a lost node's
-            replacement may come.
+            replacement may come. For as long, GPUs that have come back must have stayed before they are planned with.
         max_fruitless: times in a row that a lane is started anew without a finished clip in between.
     """
 
@@ -35,11 +35,13 @@ class Sight:
         idle_s: seconds since an actor last reported.
         barren_s: seconds since a clip last came out, or the lane was started.
         short_s: seconds for which the cluster has had less than the pools need; 0 if it has enough.
+        spare_s: seconds for which it has had GPUs that the run may use and the plan does not know of.
     """
 
     idle_s: float
     barren_s: float
     short_s: float
+    spare_s: float = 0.0
 
 
 def judge(sight: Sight, patience: Patience) -> Verdict:
@@ -48,6 +50,8 @@ def judge(sight: Sight, patience: Patience) -> Verdict:
         return "cluster shrank"
     if min(sight.idle_s, sight.barren_s) > patience.stall_s:
         return "stalled"
+    if sight.spare_s > patience.replacement_s:
+        return "cluster grew"
     return "goes on"
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 
 import ray
 from rich.console import Console
 
 from actors.redaction import redact
 from actors.references import AllowedReferences
+from actors.request import ClipRequest
 from actors.row import ACTOR_START, OUTPUT, ClipRow, Failure, unpack
 from actors.storage import StoreUnavailableError
 from model.capabilities import Capabilities
@@ -35,6 +37,10 @@ from pipeline.run_result import RunResult
 from pipeline.run_spec import RunSpec
 from pipeline.settings import Settings
 from pipeline.supervision import LaneWatch, StartError, StuckError
+
+Observed = deque[tuple[ClipRequest, Mapping[str, float]]]
+_MOST_OBSERVED = 100
+"""The last clips of a lane, by whose seconds it is planned anew."""
 
 
 class Run:
@@ -64,10 +70,11 @@ class Run:
         self.capabilities = Capabilities()
         self.contents: dict[str, Contents] = {}
         self.references = AllowedReferences(())
-        self.num_gpus = 0
+        self.num_gpus = self.wanted_gpus = 0
         self.accelerator_type: str | None = None
         self.result = RunResult(run_id)
         self._deaths: Attempts = {}
+        self._observed: defaultdict[str, Observed] = defaultdict(lambda: deque(maxlen=_MOST_OBSERVED))
 
     @property
     def settings(self) -> Settings:
@@ -95,13 +102,15 @@ class Run:
         Raises:
             PlanError: if they do not fit the cluster, or the memory of its GPUs.
         """
-        self.num_gpus, self.accelerator_type = _gpus(self.spec.settings)
+        self.wanted_gpus, self.accelerator_type = _gpus(self.spec.settings)
+        self.num_gpus = self.wanted_gpus
         for work in works:
             self._plan_lane(work)
 
     def _plan_lane(self, work: LaneWork) -> None:
         settings = self.spec.settings
         costs = CostModel(load_costs(settings.costs), self.capabilities, work.samplers, networks_in(self.contents))
+        costs = costs.observed(work.lane, self._observed[str(work.lane)])
         self.result.plans[str(work.lane)] = plan_lane(
             work.lane,
             settings,
@@ -149,9 +158,13 @@ class Run:
     def _run_lane(self, work: LaneWork, display: ProgressDisplay, metrics: RunMetrics) -> None:
         """Start a lane, and start it anew with what is left for as long as that brings clips."""
         patience, num_fruitless = self.spec.settings.patience.patience(), 0
+        if self.num_gpus != self.wanted_gpus:  # lost while another lane ran
+            self._plan_anew(work, patience)
         while num_clips := self.result.worklist.num_todo(work.lane.resolution):
             board, num_before = StageBoard(self._deaths), self.result.counts.num_left
-            watch = LaneWatch(self._graph(work), board, patience, self.is_told_to_stop, self._keep_deaths)
+            watch = LaneWatch(
+                self._graph(work), board, patience, self.is_told_to_stop, self._keep_deaths, self._has_outgrown_plan
+            )
             display.begin_lane(str(work.lane), watch.graph.plan.pools, board, num_clips)
             for row in watch.rows(list(self.result.worklist.chunks(work.lane.resolution))):
                 self._receive(row, str(work.lane), metrics)
@@ -162,7 +175,7 @@ class Run:
             reason = "clips did not come back" if watch.verdict == "goes on" else watch.verdict
             if num_fruitless >= patience.max_fruitless:
                 raise StuckError(f"lane {work.lane}: {reason}; no clip in {num_fruitless} starts one after the other")
-            self.console.print(f"lane {work.lane}: {reason}, starting anew with what is left", highlight=False)
+            self.console.print(f"lane {work.lane}: {reason}, starting anew with what there is", highlight=False)
             self._plan_anew(work, patience)
 
     def _graph(self, work: LaneWork) -> LaneGraph:
@@ -170,6 +183,9 @@ class Run:
         stages = lane_stages(self.spec, work, plan.pools, self.result.versions["magihuman-ray"], self.references)
         name = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{self.spec.output_name}-{work.lane}")  # Ray names a log file after it
         return LaneGraph(name, plan, stages, self.accelerator_type, self.spec.settings.max_attempts)
+
+    def _has_outgrown_plan(self) -> bool:
+        return min(self.wanted_gpus, int(ray.cluster_resources().get("GPU", 0))) > self.num_gpus
 
     def _plan_anew(self, work: LaneWork, patience: Patience) -> None:
         """Plan for what the cluster has now, waiting for the GPUs that a run with GPUs cannot do without."""
@@ -182,11 +198,13 @@ class Run:
             time.sleep(1.0)
         if not num_alive:
             raise StuckError(f"lane {work.lane}: the cluster has no GPU left")
-        planned, self.num_gpus = self.num_gpus, min(self.num_gpus, num_alive)
+        self.num_gpus = min(self.wanted_gpus, num_alive)
         try:
             self._plan_lane(work)
         except PlanError as error:
-            raise StuckError(f"lane {work.lane}: {self.num_gpus} of {planned} GPUs are left: {error}") from error
+            raise StuckError(
+                f"lane {work.lane}: {self.num_gpus} of {self.wanted_gpus} GPUs are left: {error}"
+            ) from error
 
     def _receive(self, row: ClipRow, lane: str, metrics: RunMetrics) -> None:
         if row["failure"] is None:
@@ -194,6 +212,8 @@ class Run:
             self.result.finish(row["id"])
             self.result.counts.lanes[lane].num_done += 1
             metrics.count(lane, row, record)
+            seconds = json.loads(row["stage_seconds"])
+            self._observed[lane].append((ClipRequest.model_validate_json(row["request"]), seconds))
             self.ledger.add(record)
             return
         failure = Failure.from_json(row["failure"])

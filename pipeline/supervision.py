@@ -47,6 +47,7 @@ class LaneWatch:
         patience: when to end it.
         is_told_to_stop: asked again and again; rows may come for `RELEASE_S` then.
         keep_deaths: told how many workers have died over which clips, whenever that changes.
+        is_outgrown: asked again and again: whether the cluster has GPUs that the run may use and the plan does not.
     """
 
     def __init__(
@@ -56,8 +57,9 @@ class LaneWatch:
         patience: Patience,
         is_told_to_stop: Callable[[], bool],
         keep_deaths: Callable[[Attempts], None],
+        is_outgrown: Callable[[], bool] = lambda: False,
     ):
-        self.graph, self.board, self.patience = graph, board, patience
+        self.graph, self.board, self.patience, self.is_outgrown = graph, board, patience, is_outgrown
         self.is_told_to_stop, self.keep_deaths = is_told_to_stop, keep_deaths
         self.verdict: Verdict = "goes on"
 
@@ -80,7 +82,7 @@ class LaneWatch:
 
     def _watched(self, results: Any) -> Iterator[ClipRow]:
         now = time.monotonic()
-        last_row = last_look = now
+        last_row = last_look = no_spare_since = now
         # Before there has been enough, nodes are still on their way.
         enough_since: float | None = None
         stop_at: float | None = None
@@ -110,8 +112,11 @@ class LaneWatch:
             self._check_starts(counts)
             if not is_short(self.graph.plan, ray.cluster_resources()):
                 enough_since = now
+            if not self.is_outgrown():
+                no_spare_since = now
             short_s = 0.0 if enough_since is None else now - enough_since
-            self.verdict = judge(Sight(counts.idle_s, now - last_row, short_s), self.patience)
+            spare_s = now - no_spare_since
+            self.verdict = judge(Sight(counts.idle_s, now - last_row, short_s, spare_s), self.patience)
             # A clip that hangs is as bad as one that kills.
             self.keep_deaths(counts.attempts if self.verdict == "stalled" else counts.died)
             if self.verdict != "goes on":

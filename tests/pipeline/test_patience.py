@@ -17,6 +17,8 @@ PATIENCE = Patience(stall_s=100, replacement_s=10)
         (Sight(idle_s=1, barren_s=11, short_s=11), "cluster shrank"),
         (Sight(idle_s=1, barren_s=500, short_s=5), "goes on"),  # a replacement may come
         (Sight(idle_s=500, barren_s=500, short_s=500), "cluster shrank"),
+        (Sight(idle_s=1, barren_s=1, short_s=0, spare_s=11), "cluster grew"),
+        (Sight(idle_s=1, barren_s=1, short_s=0, spare_s=9), "goes on"),  # it may go again
     ],
 )
 def test_a_lane_is_ended_only_where_it_does_not_go_on_by_itself(sight, verdict):
