@@ -68,6 +68,7 @@ class CredentialsError(StoreUnavailableError):
 
 # Codes that S3 and its kin give; https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 _CREDENTIALS_CODES = {
+    "400",  # to a HEAD, whose answer has no room for a code: what an expired token gives there
     "AuthFailure",
     "ExpiredToken",
     "ExpiredTokenException",

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+import s3fs
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ParamValidationError
 
 from actors import storage_faults
@@ -189,6 +190,20 @@ def test_fresh_credentials_are_looked_for(store, s3_bucket, truth, tmp_path, mon
         list(pool.map(lambda number: work(folder, number), range(8)))
     timer.join()
     assert store.counts["expired_token"] >= 8
+
+
+@pytest.mark.parametrize("num_passed", range(3))
+@pytest.mark.parametrize("num_expired", [1, 2])
+def test_credentials_that_expire_at_any_call_of_a_reading(store, s3_bucket, num_passed, num_expired):
+    url = join(s3_bucket, "big")
+    write_atomically(url, BIG)
+    s3fs.S3FileSystem.clear_instance_cache()  # which knows the file's size
+    # Two in a row: botocore asks for the bucket's region where a HEAD is answered by 400.
+    store.script.extend([*["passed"] * num_passed, *["expired_token"] * num_expired])
+    with open_binary(url) as file:
+        assert file.read() == BIG
+    assert list_sizes(s3_bucket)
+    assert store.counts["expired_token"] == num_expired
 
 
 def test_credentials_that_stay_expired_are_told_of(store, s3_bucket, monkeypatch):
