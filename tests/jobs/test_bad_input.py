@@ -184,16 +184,19 @@ def test_mended_dead_letters_reach_what_their_manifest_reached(generate, tiny_ch
     folder.mkdir()
     write_files(folder)
     (folder / "manifest.jsonl").write_text(json.dumps(row("a", image="face.png", language="xx")))
+
+    def is_accepted(output, *overrides):
+        """Whether the mended row is work for a lane; to make a clip of it takes no other road."""
+        spec = RunSpec(str(mended), str(output), tiny_checkpoint, load_settings(None, overrides))
+        works = Run(spec, Console()).find_work()
+        return len(works) == 1 and works[0].reads_images
+
+    mended = output / "mended.jsonl"
     assert generate(folder / "manifest.jsonl", output)[0] == 3
     (letter,) = [json.loads(line) for line in (output / "dead_letter.jsonl").read_text().splitlines()]
-    (output / "mended.jsonl").write_text(json.dumps(letter | {"language": "en"}))
-    status, printed, _ = generate(output / "mended.jsonl", output)
-    assert status == 0
-    assert "1 made" in printed
-    assert generate(output / "mended.jsonl", tmp_path / "another")[0] == 3
+    mended.write_text(json.dumps(letter | {"language": "en"}))
+    assert is_accepted(output)
+    assert generate(mended, tmp_path / "another")[0] == 3
     (letter,) = [json.loads(line) for line in (tmp_path / "another/dead_letter.jsonl").read_text().splitlines()]
     assert letter["dead_letter"]["reason"].startswith(f"must lie under {output}/ (setting allowed_references)")
-    settings = load_settings(None, [f"allowed_references=[., {folder}]"])
-    spec = RunSpec(str(output / "mended.jsonl"), str(tmp_path / "another"), tiny_checkpoint, settings)
-    (work,) = Run(spec, Console()).find_work()
-    assert work.reads_images, "it is accepted; to make it once is enough"
+    assert is_accepted(tmp_path / "another", f"allowed_references=[., {folder}]")

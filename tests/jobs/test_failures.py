@@ -5,7 +5,6 @@ stages are toys.
 """
 
 import hashlib
-import io
 import json
 import os
 import signal
@@ -15,11 +14,13 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from actors.media import probe
 from actors.storage import join, list_names, read_bytes, remove, write_atomically
 from pipeline.run_lock import RunLock
 from tests.jobs.rows_of_every_kind import GOOD_ROWS, noise_png
@@ -103,8 +104,8 @@ def test_told_to_go_it_ends_in_order_and_the_same_command_continues(mixed_run, g
         assert "what is done is kept, the same command continues" in printed
         assert "Traceback" not in printed
         assert {marker.stem for marker in (output / "clips").glob("*.json")} == {"wide", "one"}
-        told = json.loads((output / "run.json").read_text())
-        assert (told["state"], told["reason"]) == ("interrupted", "told to stop (SIGTERM)")
+        books = json.loads((output / "run.json").read_text())
+        assert (books["state"], books["reason"]) == ("interrupted", "books to stop (SIGTERM)")
         assert set(pq.read_table(output / "results.parquet")["id"].to_pylist()) == {"wide", "one"}
         let.set()
         pools = ("--set", "pools.base_generation.size=2", "--set", "pools.decoding.size=2")
@@ -148,16 +149,42 @@ def test_an_output_that_takes_no_more_ends_the_run_and_keeps_what_is_done(
     assert f"0 made, {len(done)} skipped, 0 dead-lettered" in printed
 
 
-def test_a_store_that_fails_now_and_then_costs_time_alone(generate, manifest, s3_endpoint, s3_bucket):
-    write_atomically(join(s3_bucket, "in/face.png"), noise_png((64, 64)))
-    rows = [row(f"clip-{number}", seconds=0.2, image="face.png") for number in range(6)]
-    lines = "".join(json.dumps(values) + "\n" for values in rows)
-    write_atomically(join(s3_bucket, "in/manifest.jsonl"), lines.encode())
+def test_a_store_that_fails_now_and_then_costs_time_alone(generate, s3_endpoint, s3_bucket, tiny_checkpoint, tmp_path):
+    """From a bucket to a bucket, with the checkpoint in a bucket, of which a component that no row needs is damaged."""
+    for path in Path(tiny_checkpoint).rglob("*"):
+        if path.is_file():
+            name, data = str(path.relative_to(tiny_checkpoint)), path.read_bytes()
+            damaged = name == "540p_sr/model.safetensors"
+            write_atomically(join(s3_bucket, "model", name), data[:-7] if damaged else data)
+    write_atomically(join(s3_bucket, "in/faces/a.png"), noise_png((64, 64)))
+    rows = [row("a", image="faces/a.png", seconds=0.2), row("b", language="xx"), row("c", seconds=0.2)]
+
+    def write(rows):
+        lines = "".join(json.dumps(values) + "\n" for values in rows)
+        write_atomically(join(s3_bucket, "in/manifest.jsonl"), lines.encode())
+
+    write(rows)
+    output = join(s3_bucket, "out")
+    cache = f"cache_dir={tmp_path / 'cache'}"
+    arguments = (join(s3_bucket, "in/manifest.jsonl"), output, "--checkpoint", join(s3_bucket, "model"), "--set", cache)
     with in_front_of(s3_endpoint, fraction=0.1, faults=("internal_error", "slow_down", "reset", "cut_body")) as store:
-        status, printed, _ = generate(join(s3_bucket, "in/manifest.jsonl"), join(s3_bucket, "out"))
-    assert status == 0, printed
+        status, _, _ = generate(*arguments)
+    assert status == 3
     assert sum(store.counts.values()) - store.counts["passed"] > 3
-    assert len(pq.ParquetFile(io.BytesIO(read_bytes(join(s3_bucket, "out/results.parquet")))).read()) == 6
+    assert set(list_names(join(output, "clips"))) == {
+        f"{name}.{end}" for name in "ac" for end in ("mp4", "jpg", "json")
+    }
+    assert probe(read_bytes(join(output, "clips/a.mp4"))).width == 448
+    (letter,) = read_bytes(join(output, "dead_letter.jsonl")).splitlines()
+    assert json.loads(letter)["dead_letter"]["field"] == "language"
+    assert b"clips/c.mp4" in read_bytes(join(output, "index.html"))
+    status, printed, _ = generate(*arguments)
+    assert status == 3
+    assert "0 made, 2 skipped, 1 dead-lettered" in printed
+    write([*rows, row("larger", resolution="540p")])
+    status, _, errors = generate(*arguments)
+    assert status == 2
+    assert "sr_540p: 540p_sr/model.safetensors is cut short or damaged: " in errors
 
 
 def test_a_second_run_on_an_output_refuses(generate, manifest, tmp_path):

@@ -1,4 +1,8 @@
-"""Compiled networks against the plain ones, and graphs that are compiled once for all processes."""
+"""Compiled networks against the plain ones, and graphs that are compiled once for all processes.
+
+A compiled decoder, which takes half a minute, and a process that only loads a graph are for `-m soak`. The same
+compiler is held against a plain Transformer here; `test_a_second_node_takes_the_graph_from_the_store` loads graphs.
+"""
 
 import subprocess
 import sys
@@ -110,6 +114,7 @@ print(max(relative_error(one, other) for one, other in zip(ours, expected)))
 """
 
 
+@pytest.mark.soak
 def test_another_process_loads_the_graph_and_compiles_nothing(pair, cache):
     command = [sys.executable, "-c", LOAD, str(cache.root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -172,7 +177,9 @@ def test_what_cannot_be_one_graph_is_one_line():
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("variant", "form"), [("base", "fp8"), ("sr_1080p", "packed")])
+@pytest.mark.parametrize(
+    ("variant", "form"), [pytest.param("base", "fp8", marks=pytest.mark.soak), ("sr_1080p", "packed")]
+)
 def test_the_release_is_one_graph_for_any_number_of_tokens(variant, form):
     """At full size on the meta device: the tracer sees everything, and nothing is computed."""
     graphs = []
@@ -206,6 +213,7 @@ def test_the_release_is_one_graph_for_any_number_of_tokens(variant, form):
     torch._dynamo.reset()
 
 
+@pytest.mark.soak
 def test_the_compiled_decoder_gives_the_plain_pixels(cache):
     """Two blocks instead of four, each doubling all there is to double: a convolution takes a second to compile."""
     config, tensors = tiny_turbo_vae(torch.Generator().manual_seed(0), SHALLOW)

@@ -1,3 +1,5 @@
+"""What networks are planned to take against what they do take; of compiled ones by `-m soak` alone."""
+
 from dataclasses import replace
 
 import pytest
@@ -117,6 +119,7 @@ def allocated_peak(run):
     return peak
 
 
+@pytest.mark.soak
 def test_the_compiled_path_is_what_compiled_code_allocates():
     """A network of the release's proportions; takes half a minute, most of it compiling."""
     config = TransformerConfig(

@@ -94,8 +94,8 @@ IDS = [f"c{number}" for number in range(12)]
 
 
 @pytest.mark.usefixtures("driver")
-def test_every_row_comes_back_once(tmp_path):
-    lane = Lane(tmp_path, IDS)
+def test_in_phases_a_stage_begins_when_the_one_before_has_ended(tmp_path):
+    lane = Lane(tmp_path, IDS, is_phased=True)
     assert lane.run() == dict.fromkeys(IDS)
     assert lane.watch.verdict == "goes on"
     counts = lane.watch.board.snapshot()
@@ -103,12 +103,6 @@ def test_every_row_comes_back_once(tmp_path):
     assert counts.seconds["decoding"] >= 1.2
     assert not counts.in_flight
     assert lane.deaths[-1:] in ([], [{}])
-
-
-@pytest.mark.usefixtures("driver")
-def test_in_phases_a_stage_begins_when_the_one_before_has_ended(tmp_path):
-    lane = Lane(tmp_path, IDS, is_phased=True)
-    assert lane.run() == dict.fromkeys(IDS)
     last_first = max(path.stat().st_mtime for path in tmp_path.glob("conditioning-*"))
     assert last_first < min(path.stat().st_mtime for path in tmp_path.glob("decoding-*"))
 
@@ -120,6 +114,8 @@ def test_a_row_that_kills_its_worker_fails_after_three_tries_and_takes_no_other_
     assert len(outcomes) == 19
     assert outcomes.pop("poison").reason == "its worker process died 3 times while at work on it"
     assert set(outcomes.values()) == {None}
+    counts = lane.watch.board.snapshot()
+    assert (counts.passed, counts.failed) == ({"conditioning": 18, "decoding": 18}, {"conditioning": 1})
     assert lane.num_tries("conditioning", "poison") == 3
     assert {"poison": {"conditioning": 1}} in [
         {clip: stages for clip, stages in deaths.items() if clip == "poison"} for deaths in lane.deaths
