@@ -153,8 +153,10 @@ def measure(way: str, lane: SimulatedLane) -> dict[str, Any]:
     Raises:
         RuntimeError: if a clip fails or is lost.
     """
-    plan, times, intervals, moments = lane.plan(), [], [], {}
-    bottleneck = lane.bottleneck
+    times: list[float] = []
+    intervals: list[tuple[float, float]] = []
+    moments: dict[int, ProcessorTime] = {}
+    bottleneck, has_planned_sizes = lane.bottleneck, way != "autoscaled"
     steady = SteadyState(range(lane.num_clips))
     started, started_at = time.monotonic(), time.time()
     for row in WAYS[way](lane):
@@ -173,8 +175,7 @@ def measure(way: str, lane: SimulatedLane) -> dict[str, Any]:
         "bound_per_s": bound,
         "of_bound": steady.clips_per_s / bound,
         "halves_per_s": steady.halves_per_s,
-        # Autoscaled pools have sizes of their own.
-        "busy": None if way == "autoscaled" else busy_s / (steady.ends - steady.begins) / bottleneck.size,
+        "busy": busy_s / (steady.ends - steady.begins) / bottleneck.size if has_planned_sizes else None,
         "first_s": times[0],
         "begins_s": steady.begins,
         "ends_s": steady.ends,
@@ -186,7 +187,7 @@ def measure(way: str, lane: SimulatedLane) -> dict[str, Any]:
         name: [round(each, 3) for each in value] if isinstance(value, tuple) else value and round(value, 3)
         for name, value in figures.items()
     }
-    pools = {pool.stage: pool.size for pool in plan.pools}
+    pools = {pool.stage: pool.size for pool in lane.plan().pools} if has_planned_sizes else None
     return {"way": way, **asdict(lane), "pools": pools, "bottleneck": bottleneck.stage, **rounded}
 
 
