@@ -8,6 +8,9 @@ Clips per second of steady state (see `benchmarks.steady_state`) are held agains
 slowest pool over their seconds per clip. How long the whole took beyond all clips at the bound is told apart: starting,
 filling, running dry. How much of the time that pool's actors were at work is measured, too, where there is such a pool.
 
+A way that has sent all clips through the first stages before steady state ends (`fed_s` before `ends_s`) may have given
+those stages' GPUs to others by then, which no run can do whose clips are more than its memory takes.
+
 This machine's processors limit how fast clips may come. The scale makes clips so slow that they can follow; how busy
 they were in steady state, with this and with what else ran, is told with every figure.
 """
@@ -49,6 +52,8 @@ _COLUMNS = (
     "busy",
     "first_s",
     "begins_s",
+    "ends_s",
+    "fed_s",
     "whole_s",
     "beyond_s",
     "cores_ours",
@@ -156,7 +161,7 @@ def measure(way: str, lane: SimulatedLane) -> dict[str, Any]:
     times: list[float] = []
     intervals: list[tuple[float, float]] = []
     moments: dict[int, ProcessorTime] = {}
-    bottleneck, has_planned_sizes = lane.bottleneck, way != "autoscaled"
+    bottleneck, has_planned_sizes, fed_s = lane.bottleneck, way != "autoscaled", 0.0
     steady = SteadyState(range(lane.num_clips))
     started, started_at = time.monotonic(), time.time()
     for row in WAYS[way](lane):
@@ -165,7 +170,9 @@ def measure(way: str, lane: SimulatedLane) -> dict[str, Any]:
             raise RuntimeError(f"{way}: {row['id']}: {row['failure']}")
         if len(times) - 1 in (steady.first, steady.last):
             moments[len(times) - 1] = ProcessorTime.now()
-        intervals += computed(json.loads(row["notes"]), bottleneck.stage)
+        notes = json.loads(row["notes"])
+        intervals += computed(notes, bottleneck.stage)
+        fed_s = max(fed_s, *(ended - started_at for _, ended in computed(notes, lane.lane.stages[0])))
     if len(times) != lane.num_clips:
         raise RuntimeError(f"{way}: {len(times)} of {lane.num_clips} clips came back")
     steady, bound = SteadyState(times), lane.bound_per_s
@@ -179,6 +186,7 @@ def measure(way: str, lane: SimulatedLane) -> dict[str, Any]:
         "first_s": times[0],
         "begins_s": steady.begins,
         "ends_s": steady.ends,
+        "fed_s": fed_s,
         "whole_s": times[-1],
         "beyond_s": times[-1] - len(times) / bound,
         **moments[steady.last].since(moments[steady.first]),
