@@ -7,7 +7,7 @@ DEMO_OUT := out/demo
 
 RESULTS := benchmarks/results
 
-.PHONY: demo test test-with-ray test-without-ray soak lint format audit bench bench-gpu setup setup-dev clean
+.PHONY: demo test test-with-ray test-without-ray soak lint format audit bench bench-pipeline bench-driver bench-gpu setup setup-dev clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -50,6 +50,14 @@ bench: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.inference --output $(RESULTS)/inference_cpu.json --baseline $(RESULTS)/inference_cpu_baseline.json
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.choices --output $(RESULTS)/choices_cpu.json
 	@$(BIN)/python -m benchmarks.decoding --output $(RESULTS)/decoding_cpu.json
+
+# Simulated stages on logical GPUs: how busy the slowest pool is kept, ours and two other ways. About half an hour on two idle cores.
+bench-pipeline: setup-dev
+	@RAY_AUTH_MODE=token OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pipeline_efficiency --output $(RESULTS)/pipeline_efficiency.json
+
+# A manifest of a million rows, new and nine tenths done: start and memory of the driver. Writes 6 GB for about a quarter of an hour.
+bench-driver: setup-dev
+	@RAY_AUTH_MODE=token OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.driver_scale --output $(RESULTS)/driver_scale.json
 
 # The release's networks on one GPU of 80 GB or more; nothing is begun after eight minutes. Needs torch, safetensors, einops and numpy;
 # for text transformers, for sound diffusers, for the time of loading zstandard. Nothing of the cluster.

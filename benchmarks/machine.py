@@ -23,10 +23,13 @@ def describe_machine() -> dict[str, str | int]:
     }
 
 
-def process_memory_bytes(field: str) -> int:
-    """Bytes that `/proc/self/status` tells of this process: `VmRSS` held now, `VmHWM` at most so far."""
-    line = next(line for line in _lines("/proc/self/status") if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
+def process_memory_bytes(field: str, process: int | str = "self") -> int:
+    """Bytes that `/proc` tells of a process, by default this one: `VmRSS` held now, `VmHWM` at most so far.
+
+    0 where the process has ended.
+    """
+    line = next((line for line in _lines(f"/proc/{process}/status") if line.startswith(f"{field}:")), None)
+    return int(line.split()[1]) * 1024 if line else 0
 
 
 def _lines(path: str) -> list[str]:
