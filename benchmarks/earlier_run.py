@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.checkpoint_source import open_checkpoint
+from actors.clip_files import CLIPS_FOLDER, RECORD_VERSION
 from actors.request import LANGUAGES, ClipRequest
-from actors.writing import CLIPS_FOLDER, RECORD_VERSION
 from model.capabilities import read_capabilities
 from model.layout import find_layout
 from pipeline.lane import Lanes
