@@ -39,6 +39,8 @@ NODE = NodeSize(num_cpus=4, num_gpus=2)
 NUM_NODES = 2
 REPLACEMENT_S = 10.0
 """After so long without a clip the run plans for the nodes that are left; a node that is away stays away longer."""
+STALL_S = 90.0
+"""After so long without a sign of life the lane is started anew. Models this small are loaded in a few seconds."""
 
 _FAULTS = (*PASSING_FAULTS, "expired_token")
 _LANGUAGES = ("zh", "yue", "en", "ja", "ko", "de", "fr")
@@ -139,6 +141,7 @@ def _command(bucket: str, output: str, checkpoint: str) -> list[str]:
         "sampling.sr_steps=2",
         "max_attempts=100",  # a clip that is struck by chance again and again is none that kills its workers
         f"patience.replacement_s={REPLACEMENT_S:g}",
+        f"patience.stall_s={STALL_S:g}",
     ):
         command += ["--set", setting]
     return command
