@@ -8,8 +8,6 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-_LOOK_EVERY_S = 1.0
-
 
 def side_by_side(calls: Sequence[Callable[[], Result]], most: int) -> list[Result]:
     """Run calls in threads and give their results in order.
@@ -43,8 +41,7 @@ def side_by_side(calls: Sequence[Callable[[], Result]], most: int) -> list[Resul
     for thread in threads:
         thread.start()
     for thread in threads:
-        while thread.is_alive():  # a signal that comes just before a wait without an end would wait with it
-            thread.join(_LOOK_EVERY_S)
+        thread.join()
     if faults:
         raise faults[min(faults)]
     return [results[number] for number in range(len(calls))]

@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -17,6 +18,8 @@ from pipeline.chaos.s3_server import KEYS, free_port, moto_server
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
 torch.set_num_threads(1)
+# Where a shell has put the tests into the background it has them ignore Ctrl-C, and so all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _RAY_FIXTURES = {"cluster", "fleet"}
 
