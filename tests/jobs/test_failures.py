@@ -105,7 +105,7 @@ def test_told_to_go_it_ends_in_order_and_the_same_command_continues(mixed_run, g
         assert "Traceback" not in printed
         assert {marker.stem for marker in (output / "clips").glob("*.json")} == {"wide", "one"}
         books = json.loads((output / "run.json").read_text())
-        assert (books["state"], books["reason"]) == ("interrupted", "books to stop (SIGTERM)")
+        assert (books["state"], books["reason"]) == ("interrupted", "told to stop (SIGTERM)")
         assert set(pq.read_table(output / "results.parquet")["id"].to_pylist()) == {"wide", "one"}
         let.set()
         pools = ("--set", "pools.base_generation.size=2", "--set", "pools.decoding.size=2")
