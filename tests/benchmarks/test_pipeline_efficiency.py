@@ -72,7 +72,6 @@ def test_what_cannot_be_measured_is_told(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.ray
 def test_every_way_makes_every_clip(cluster):
     """Of the stages of 540p decoding alone takes 1.3 s, base generation 1.6 s and super-resolution 5.1 s."""
     lane = SimulatedLane("540p", 0, 12, 0.05)
