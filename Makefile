@@ -51,11 +51,11 @@ bench: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.choices --output $(RESULTS)/choices_cpu.json
 	@$(BIN)/python -m benchmarks.decoding --output $(RESULTS)/decoding_cpu.json
 
-# Simulated stages on logical GPUs: how busy the slowest pool is kept, ours and two other ways. About half an hour on two idle cores.
+# Simulated stages on logical GPUs: how busy the slowest pool is kept, ours and two other ways. By estimate half an hour on two idle cores.
 bench-pipeline: setup-dev
 	@RAY_AUTH_MODE=token OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pipeline_efficiency --output $(RESULTS)/pipeline_efficiency.json
 
-# A manifest of a million rows, new and nine tenths done: start and memory of the driver. Writes 6 GB for about a quarter of an hour.
+# A manifest of a million rows, new and nine tenths done: start and memory of the driver. Writes 6 GB, by estimate for a quarter of an hour.
 bench-driver: setup-dev
 	@RAY_AUTH_MODE=token OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.driver_scale --output $(RESULTS)/driver_scale.json
 

@@ -108,7 +108,7 @@ class Trial:
                     self.cluster.add_node(self.node)
                 if pending and now > next_blow and (made := self.num_made()) >= pending[0].after_clips:
                     victim = self._strike(pending[0], driver)
-                    if victim:
+                    if victim is not None:
                         self.tell(f"{now - started:6.1f} s, {made} clips: {pending[0].kind}{victim}")
                         self.figures.blows[pending.popleft().kind] += 1
                         next_blow = time.monotonic() + self._random.uniform(*_BETWEEN_BLOWS_S)
@@ -133,20 +133,20 @@ class Trial:
     def _last_words(self) -> str:
         return f"{self.log} ends with:\n" + "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
 
-    def _strike(self, blow: Blow, driver: subprocess.Popen[bytes]) -> str:
-        """Let a blow fall; what was hit, or nothing where there is nothing to hit yet."""
+    def _strike(self, blow: Blow, driver: subprocess.Popen[bytes]) -> str | None:
+        """Let a blow fall; more about what was hit, or None where there is nothing to hit yet."""
         if driver.poll() is not None:
-            return ""
+            return None
         match blow.kind:
             case "driver killed":
                 driver.kill()
-                return " "
-            case "driver told to go" if self._told_at is not None:
                 return ""
+            case "driver told to go" if self._told_at is not None:
+                return None
             case "driver told to go":
                 driver.send_signal(signal.SIGTERM)
                 self._told_at = time.monotonic()
-                return " "
+                return ""
             case "node replaced" | "node away":
                 return self._lose_node(is_replaced=blow.kind == "node replaced")
             case "lane killed":
@@ -156,9 +156,9 @@ class Trial:
             case "worker killed":
                 return self._kill(*(f"({stage})" for stage in _STAGES))
 
-    def _lose_node(self, is_replaced: bool) -> str:
+    def _lose_node(self, is_replaced: bool) -> str | None:
         if not self.cluster.nodes or (not is_replaced and len(self.cluster.nodes) < 2):
-            return ""
+            return None
         self.cluster.lose_node(self._random.choice(self.cluster.nodes))
         if is_replaced:
             self.cluster.add_node(self.node)
@@ -166,14 +166,14 @@ class Trial:
             self._back_at.append(time.monotonic() + self.away_s)
         return f", {len(self.cluster.nodes)} left"
 
-    def _kill(self, *names: str) -> str:
+    def _kill(self, *names: str) -> str | None:
         found = []
         for process in self.cluster.processes():
             with suppress(psutil.NoSuchProcess):
                 title = " ".join(process.cmdline())
                 found += [(process, name.strip("()")) for name in names if title.startswith("ray::") and name in title]
         if not found:
-            return ""
+            return None
         # Stage by stage: else the stage with most actors gets most of it.
         name = self._random.choice(sorted({name for _, name in found}))
         victim = self._random.choice([process for process, of in found if of == name])
@@ -181,4 +181,4 @@ class Trial:
             victim.kill()
             self.figures.killed[name] += 1
             return f" ({name})"
-        return ""
+        return None

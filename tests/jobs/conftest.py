@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.rows_of_every_kind import DECODING_CPUS, mixed_rows, write_manifest, write_references
+from tests.jobs.small_recipes import write_small_recipes
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
@@ -15,6 +16,14 @@ def tiny_checkpoint(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("checkpoint")
     write_tiny_checkpoint(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory):
+    """The kept recipes of the small checkpoint, much smaller."""
+    folder = tmp_path_factory.mktemp("recipes")
+    write_small_recipes(folder)
+    return folder
 
 
 @pytest.fixture

@@ -21,17 +21,9 @@ from pipeline.ablation import VARIANTS
 from pipeline.small_world import write_manifest
 from pipeline.training import DONE_NAME
 from tests.actors.training.test_recipe import STAGES
-from tests.jobs.small_recipes import CHANGES, changed, write_small_recipes
+from tests.jobs.small_recipes import CHANGES, changed
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def recipes(tmp_path_factory):
-    """The kept recipes of the small checkpoint, much smaller."""
-    folder = tmp_path_factory.mktemp("recipes")
-    write_small_recipes(folder)
-    return folder
 
 
 @dataclass(frozen=True)

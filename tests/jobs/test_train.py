@@ -30,17 +30,9 @@ from pipeline import extras
 from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
 from pipeline.training import DONE_NAME
 from tests.actors.training.test_recipe import RECIPES
-from tests.jobs.small_recipes import changed, write_small_recipes
+from tests.jobs.small_recipes import changed
 
 NUM_STEPS = 12
-
-
-@pytest.fixture(scope="module")
-def recipes(tmp_path_factory):
-    """The kept recipes of the small checkpoint, much smaller."""
-    folder = tmp_path_factory.mktemp("recipes")
-    write_small_recipes(folder)
-    return folder
 
 
 @dataclass(frozen=True)
