@@ -10,11 +10,12 @@ import torch
 
 
 def describe_machine() -> dict[str, str | int]:
-    """CPU, memory, GPU and versions, for the record beside a result."""
+    """CPU and the vector instructions PyTorch uses of it, memory, GPU and versions, for the record beside a result."""
     cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
     memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
     return {
         "cpu": cpu or platform.processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "num_cores": os.cpu_count() or 0,
         "memory_gb": round(memory * 1024 / 1e9),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
