@@ -7,6 +7,9 @@ Bytes of a clip of five seconds, worked out from `model.geometry` and the releas
 channels in 2 bytes, a sixteenth as high and wide as the pixels (base 1.4 MB, 540p 5.5 MB, 1080p 25 MB); 126 audio
 latents of 64 numbers; 300 tokens of text of 3,584 numbers (2.2 MB), which super-resolution needs as well. What an MP4
 takes depends on the picture: 3 Mbit/s at 540p and 12 Mbit/s at 1080p stand for x264 at crf 18, a guess.
+
+An actor on a GPU first loads its weights, the release's in bfloat16, at 1 GB/s: slower than a local disk, as fast as a
+store may be that a whole fleet reads from. That rate is an assumption; its seconds are scaled like all others.
 """
 
 from __future__ import annotations
@@ -48,6 +51,8 @@ _RECORD_BYTES = 2_000
 _OFFSETS = 1000
 _PROMPT = {"prompt": "A person speaks to the camera.", "language": "en"}
 _SPREAD = 0.1
+_WEIGHTS_GB = {"conditioning": 18.5, "base_generation": 30.6, "super_resolution": 30.6, "decoding": 1.0}
+_LOAD_GB_PER_S = 1.0
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
@@ -57,11 +62,13 @@ class SimulatedStage(Stage):
     Args:
         compute: as of every stage.
         seconds: that a clip takes on average.
+        load_s: that loading the weights takes.
         num_bytes: of each tensor that the next stage needs.
     """
 
-    def __init__(self, compute: Compute, seconds: float, num_bytes: Mapping[str, int]):
+    def __init__(self, compute: Compute, seconds: float, load_s: float, num_bytes: Mapping[str, int]):
         super().__init__(compute)
+        time.sleep(load_s)
         self.seconds, self.num_bytes = seconds, num_bytes
         self.noise = {
             name: torch.randint(256, (size + _OFFSETS,), dtype=torch.uint8) for name, size in num_bytes.items()
@@ -180,13 +187,25 @@ class SimulatedLane:
         seconds = CostModel(published_costs()).lane_seconds(self.lane, self.requests[:1])
         return {stage: self.scale * seconds[stage] for stage in self.lane.stages}
 
+    def load_s(self, stage: str) -> float:
+        """Seconds until a new actor of a stage has its weights."""
+        return self.scale * _WEIGHTS_GB.get(stage, 0.0) / _LOAD_GB_PER_S
+
     @property
     def stages(self) -> dict[str, tuple[type[SimulatedStage], dict[str, Any]]]:
         """Stage name to its class and constructor arguments."""
         seconds, num_bytes = self.seconds, payload_bytes(self.resolution)
         compute = Compute(device="cpu")
         return {
-            stage: (_CLASSES[stage], {"compute": compute, "seconds": seconds[stage], "num_bytes": num_bytes[stage]})
+            stage: (
+                _CLASSES[stage],
+                {
+                    "compute": compute,
+                    "seconds": seconds[stage],
+                    "load_s": self.load_s(stage),
+                    "num_bytes": num_bytes[stage],
+                },
+            )
             for stage in self.lane.stages
         }
 
