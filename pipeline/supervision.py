@@ -27,8 +27,11 @@ _LOOK_EVERY_S = 1.0
 _LOST = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
 """The lane's process, or rows that it has given, went with a process or a node."""
 RELEASE_S = 12.0
-"""How long clips in flight may come to an end once the run is told to stop: of the 30 s that a spot node has, the rest is
-for the books, which took up to 16 s on two busy cores with a store that failed a tenth of the calls."""
+"""How long clips in flight may come to an end once the run is told to stop.
+
+Of the 30 s that a spot node has, the rest is for the books, which took up to 16 s on two busy cores with a store that
+failed a tenth of the calls.
+"""
 
 
 class StartError(RuntimeError):
