@@ -51,7 +51,7 @@ bench: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.choices --output $(RESULTS)/choices_cpu.json
 	@$(BIN)/python -m benchmarks.decoding --output $(RESULTS)/decoding_cpu.json
 
-# Simulated stages on logical GPUs: how busy the slowest pool is kept, ours and two other ways. By estimate half an hour on two idle cores.
+# Simulated stages on logical GPUs: how busy the slowest pool is kept, ours and two other ways. Three quarters of an hour on two idle cores.
 bench-pipeline: setup-dev
 	@RAY_AUTH_MODE=token OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pipeline_efficiency --output $(RESULTS)/pipeline_efficiency.json
 

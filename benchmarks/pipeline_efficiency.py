@@ -37,7 +37,7 @@ from benchmarks.simulated_lane import RESOLUTIONS, SimulatedLane, computed
 from benchmarks.steady_state import SteadyState
 from benchmarks.ways_to_run import WAYS
 
-NUM_CLIPS = 200
+NUM_CLIPS = 400
 CLIPS_PER_GPU = 8
 """Two clips wait for every actor at most, so a quarter of these is what can be under way at once."""
 BOUND_PER_S = {"540p": 4.0, "1080p": 2.5}
