@@ -29,8 +29,8 @@ _LOST = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)
 RELEASE_S = 12.0
 """How long clips in flight may come to an end once the run is told to stop.
 
-Of the 30 s that a spot node has, the rest is for the books, which took up to 16 s on two busy cores with a store that
-failed a tenth of the calls.
+A spot node has 30 s. With 20 s here a driver took 36 s to its end, on two busy cores and with a store that failed a
+tenth of the calls.
 """
 
 
