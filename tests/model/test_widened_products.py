@@ -35,6 +35,27 @@ def test_a_product_is_the_exact_one_rounded_once(name):
     assert ((made.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"padding": 1, "stride": 2},
+        {"padding": (0, 1, 1), "dilation": (1, 2, 1)},
+        {"padding": "same"},
+        {"groups": 2},
+    ],
+    ids=str,
+)
+def test_a_convolution_in_both_takes_what_pytorch_takes(arguments):
+    x, weight = draw(1, 4, 21, 8, 8), draw(6, 4 // arguments.get("groups", 1), 3, 3, 3, seed=1)
+    with WidenedProducts():
+        made, made_of_one = F.conv3d(x, weight, **arguments), F.conv3d(x[0], weight, **arguments)
+    exact = F.conv3d(x.double(), weight.double(), **arguments)
+    assert made.shape == exact.shape
+    assert ((made.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all()
+    assert ((made_of_one.double() - exact[0]).abs() <= 2**-8 * exact[0].abs() + 1e-5).all()
+
+
 def test_other_dtypes_and_functions_are_left_alone():
     wide, narrow = draw(4, 8).float(), draw(4, 8)
     with WidenedProducts():
