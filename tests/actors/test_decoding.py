@@ -15,6 +15,7 @@ from actors.row import Failure, new_row, pack, unpack
 from actors.stage import Compute
 from actors.video_encoding import VideoEncoding
 from model.colour import to_yuv420p
+from model.widened_products import fast_bfloat16
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
@@ -62,7 +63,7 @@ def test_surplus_frames_and_sound_are_cut(decoding, num_latents, num_frames):
 def test_a_clip_is_what_the_parts_make_one_after_the_other(decoding):
     row = latent_row(3, 16, 61)
     tensors = unpack(row["payload"])
-    with torch.inference_mode():
+    with torch.inference_mode(), fast_bfloat16(decoding.device):
         sound_2S = decoding.audio_decoder.decode(tensors["audio"])[:, : 61 * 1764].numpy()
         chunks = list(decoding.video_decoder.decode_chunks(tensors["video"].bfloat16()))
         planes_FPX = to_yuv420p(torch.cat(chunks, dim=1)).numpy()
