@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from model.widened_products import has_bfloat16_instructions
+
 
 def describe_machine() -> dict[str, str | int]:
     """CPU and the vector instructions PyTorch uses of it, memory, GPU and versions, for the record beside a result."""
@@ -16,6 +18,7 @@ def describe_machine() -> dict[str, str | int]:
     return {
         "cpu": cpu or platform.processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "has_bfloat16_instructions": has_bfloat16_instructions(),
         "num_cores": os.cpu_count() or 0,
         "memory_gb": round(memory * 1024 / 1e9),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",

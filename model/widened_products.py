@@ -52,10 +52,11 @@ class WidenedProducts(TorchFunctionMode):
 
 def fast_bfloat16(device: torch.device) -> AbstractContextManager[Any]:
     """What computing in bfloat16 is to be put into on a device: nothing where it has instructions for that."""
-    return WidenedProducts() if device.type == "cpu" and not _has_instructions() else nullcontext()
+    return WidenedProducts() if device.type == "cpu" and not has_bfloat16_instructions() else nullcontext()
 
 
-def _has_instructions() -> bool:
+def has_bfloat16_instructions() -> bool:
+    """Whether this processor multiplies bfloat16 itself, by what PyTorch and oneDNN know of it."""
     if torch.cpu._is_avx512_supported():
         # For oneDNN that is enough, but without AVX512_BF16 it took four times as long as in float32.
         return torch.cpu._is_avx512_bf16_supported()
