@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.row import ClipRow, new_row
 from actors.stage import Stage
@@ -65,6 +66,7 @@ def run_lane(chunks: Sequence[bytes], graph: LaneGraph, board: StageBoard) -> It
     context.print_on_execution_start = False
     context.max_errored_blocks = 0  # stages turn exceptions into failures; what is left is a bug and must be loud
     context.execution_options.preserve_order = False
+    context.target_max_block_size = 1  # bytes: every row is a block of its own, and goes on when it is done
     context.max_consecutive_actor_init_deaths = 3
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # In phases a stage's models are loaded once for each chunk: what is done is kept by then.
@@ -76,8 +78,16 @@ def _run(chunks: Sequence[bytes], graph: LaneGraph, board: StageBoard) -> Iterat
     # A block per chunk: the first clips start before the last chunk is unpacked.
     dataset = ray.data.from_arrow([pa.table({"rows": pa.array([chunk], pa.large_binary())}) for chunk in chunks])
     dataset.set_name(graph.name)
-    dataset = dataset.map_batches(unpack_requests, batch_size=None, batch_format="pyarrow")
-    dataset = dataset.repartition(target_num_rows_per_block=1, strict=True)
+    # In this process' node and without a CPU: a task that Ray leases to a node which has just died waits for a minute.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    dataset = dataset.map_batches(
+        unpack_requests,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=TaskPoolStrategy(size=1),
+        num_cpus=0,
+        scheduling_strategy=here,
+    )
     for pool in graph.plan.pools:
         stage_class, arguments = graph.stages[pool.stage]
         # A class of its own gives every pool its name on the dashboard.

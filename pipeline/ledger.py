@@ -12,7 +12,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -159,7 +159,7 @@ class Ledger:
             self._rows = []
         self._part_is_due = time.monotonic() + PART_EVERY_S
 
-    def write_results(self, committed_ids: Iterable[str]) -> list[ClipCount]:
+    def write_results(self, committed_ids: Container[str]) -> list[ClipCount]:
         """Make one table, `results.parquet`, of all there are: one row per clip that is done.
 
         Args:
@@ -170,7 +170,6 @@ class Ledger:
         """
         self._write_part()
         part_names = self._part_names()
-        committed = pa.array(sorted(committed_ids), pa.string())
         last: dict[str, int] = {}
         numbers = iter(range(2**62))
         for table in self._tables(["id"]):
@@ -182,9 +181,10 @@ class Ledger:
             nonlocal number
             for table in self._tables():
                 ids = table["id"].to_pylist()
-                is_last = [last[clip_id] == number + place for place, clip_id in enumerate(ids)]
+                places = enumerate(ids, number)
+                is_kept = [last[clip_id] == place and clip_id in committed_ids for place, clip_id in places]
                 number += len(ids)
-                table = table.filter(pc.and_(pa.array(is_last, pa.bool_()), pc.is_in(table["id"], committed)))
+                table = table.filter(pa.array(is_kept, pa.bool_()))
                 _count(table, counts)
                 yield table
 

@@ -27,8 +27,8 @@ from pipeline.settings import Settings
 
 GPU_STAGES = ("conditioning", "base_generation", "super_resolution", "decoding")
 
-READING_CPUS = 1.0
-"""Of the tasks that cut the manifest into blocks: Ray Data runs none with less."""
+SPARE_CPUS = 1.0
+"""Left free on every node: actors of uneven parts do not fill a node to the last hundredth."""
 
 _CPU_STEPS = 100
 """CPUs of an actor are planned in hundredths. They only decide about places; none has 0, which would tell Ray that
@@ -141,23 +141,20 @@ def _rounded(memory_gb: float | None) -> float | None:
 
 
 def _with_cpus(pools: Sequence[Pool], pinned: Mapping[str, float | None], cluster: Cluster) -> list[Pool]:
-    """Give every actor CPUs, so few that all of them and the tasks that read find a place.
-
-    One CPU per node stays free: then one node has a whole one for a task, however actors are spread.
-    """
+    """Give every actor CPUs, so few that all of them find a place however they are spread."""
     usual = 1.0 if cluster.num_gpus else 0.5
     if cluster.num_cpus is not None:
         fixed = sum(pool.size * (pinned[pool.stage] or 0.0) for pool in pools)
         num_free = sum(pool.size for pool in pools if pinned[pool.stage] is None)
-        reading = max(READING_CPUS, cluster.num_nodes)
-        left = cluster.num_cpus - reading - fixed
+        spare = SPARE_CPUS * cluster.num_nodes
+        left = cluster.num_cpus - spare - fixed
         if left + ROUNDING < num_free / _CPU_STEPS:
             needed = fixed + num_free / _CPU_STEPS
             most = max(pools, key=lambda pool: pool.size * (pinned[pool.stage] or 1 / _CPU_STEPS))
             raise PlanError(
                 f"pools need {needed:g} CPUs (most of them {most.stage}, {most.size} x "
-                f"{pinned[most.stage] or 1 / _CPU_STEPS:g}) and reading the manifest {reading:g}, the cluster has "
-                f"{cluster.num_cpus:g}: {math.ceil(needed + reading)} CPUs would do, or a lower "
+                f"{pinned[most.stage] or 1 / _CPU_STEPS:g}) and {spare:g} stays free, the cluster has "
+                f"{cluster.num_cpus:g}: {math.ceil(needed + spare)} CPUs would do, or a lower "
                 f"pools.{most.stage}.num_cpus or size"
             )
         if num_free:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 DECODING_CPUS = 14.5
-"""Of the cluster's 16: half a one for each of the other pools would leave none for reading the manifest."""
+"""Of the cluster's 16: half a one for each of the other pools would leave none free."""
 
 
 def row(clip_id, **fields):

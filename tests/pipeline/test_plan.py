@@ -212,7 +212,7 @@ def test_pinned_pools_that_may_meet_on_a_gpu_are_held_against_its_memory():
 
 @pytest.mark.parametrize(("num_cpus", "num_nodes"), [(2, 1), (8, 1), (9, 1), (16, 2), (12, 4), (1000, 8)])
 @pytest.mark.parametrize("num_gpus", [0, 8])
-def test_actors_leave_a_cpu_for_reading_however_they_are_spread(num_gpus, num_cpus, num_nodes):
+def test_actors_leave_a_cpu_on_every_node(num_gpus, num_cpus, num_nodes):
     pools = plan("540p", 0, cluster=Cluster(num_gpus, num_cpus, num_nodes))
     assert all(pool.num_cpus > 0 for pool in pools)
     used = sum(pool.size * pool.num_cpus for pool in pools)
@@ -226,10 +226,10 @@ def test_cpus_that_are_not_known_are_not_checked():
     assert all(pool.num_cpus == 1 for pool in plan("540p", 0, cluster=Cluster(64, None)))
 
 
-def test_pinned_cpus_that_leave_none_for_reading_are_refused():
+def test_pinned_cpus_that_leave_none_are_refused():
     settings = pins(decoding={"size": 3, "num_cpus": 4})
     reason = (
-        r"pools need 12\.04 CPUs \(most of them decoding, 3 x 4\) and reading the manifest 1, the cluster has 13: "
+        r"pools need 12\.04 CPUs \(most of them decoding, 3 x 4\) and 1 stays free, the cluster has 13: "
         r"14 CPUs would do, or a lower pools\.decoding\.num_cpus or size"
     )
     with pytest.raises(PlanError, match=reason):
