@@ -35,10 +35,10 @@ test: setup-dev
 
 # With the fault handler, so that a crash of a library says where, even after pytest's own has gone.
 test-with-ray:
-	@$(BIN)/python -X faulthandler -m pytest -m "ray and not soak"
+	@$(BIN)/python -X faulthandler -m pytest --durations=12 -m "ray and not soak"
 
 test-without-ray:
-	@$(BIN)/python -X faulthandler -m pytest -m "not ray and not soak"
+	@$(BIN)/python -X faulthandler -m pytest --durations=12 -m "not ray and not soak"
 
 # What `make test` leaves out because it takes long, then runs under fifty blows each. Hours on two cores.
 soak: setup-dev
