@@ -161,6 +161,15 @@ def list_names(folder_url: str) -> list[str]:
     return _persist("list", folder_url, ls)
 
 
+def exists(url: str) -> bool:
+    """Whether there is a file.
+
+    Raises:
+        StorageError: the bucket is missing or forbidden, or the store is out of reach.
+    """
+    return _persist("look for", url, lambda fs, path: bool(fs.isfile(path)))
+
+
 def list_sizes(folder_url: str) -> dict[str, tuple[int, str | None]]:
     """Size in bytes and etag (None where the store has none) of every file below a folder, by relative path.
 

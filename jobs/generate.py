@@ -134,22 +134,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings(options.settings, overrides)
         spec = RunSpec(options.manifest, options.output, options.checkpoint, settings, options.overwrite)
         with RunLock(spec.output_url) as lock:
-            return _run(spec, lock, options.address)
+            return run(spec, lock, options.address)
     except (ValueError, OSError, ClusterError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
 
 
-def _run(spec: RunSpec, lock: RunLock, address: str | None) -> int:
+def run(spec: RunSpec, lock: RunLock, address: str | None) -> int:
+    """Run a manifest into an output that is locked, and tell of it on the screen.
+
+    Args:
+        spec: what to run.
+        lock: of the output.
+        address: of a Ray cluster, see `connect`.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ClusterError: there is no cluster to run on.
+        OSError: the manifest, the checkpoint or the output cannot be read.
+        ValueError: they, or the settings, are not as they should be.
+    """
     console, stop = Console(), threading.Event()
-    run = Run(spec, console, lambda: stop.is_set() or lock.lost is not None, lock.run_id)
-    works = run.find_work()
+    the_run = Run(spec, console, lambda: stop.is_set() or lock.lost is not None, lock.run_id)
+    works = the_run.find_work()
     try:
         if works:
-            connect(address, _metadata(run, lock))
-            run.plan(works)
+            connect(address, _metadata(the_run, lock))
+            the_run.plan(works)
         with _stopping_on_sigterm(stop):
-            return _run_and_report(run, works, lock, console)
+            return _run_and_report(the_run, works, lock, console)
     finally:
         ray.shutdown()
 

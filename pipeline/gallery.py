@@ -69,8 +69,8 @@ class RunFacts:
     dead_letter_url: str | None = "dead_letter.jsonl"
 
     def __post_init__(self) -> None:
-        _require_relative("settings_url", self.settings_url)
-        _require_relative("dead_letter_url", self.dead_letter_url)
+        require_relative("settings_url", self.settings_url)
+        require_relative("dead_letter_url", self.dead_letter_url)
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ class ClipCard:
             raise ValueError(f"clip {self.id} is done, so video_url, width and height must be given")
         if (self.status == "dead_lettered") != (self.failure is not None):
             raise ValueError(f"failure of clip {self.id} must be given if and only if it is dead-lettered")
-        _require_relative("video_url", self.video_url)
-        _require_relative("poster_url", self.poster_url)
+        require_relative("video_url", self.video_url)
+        require_relative("poster_url", self.poster_url)
 
     @property
     def language_name(self) -> str:
@@ -203,7 +203,12 @@ def _languages(clips: Iterable[ClipCard]) -> list[tuple[str, str, int]]:
     return [(code, names[code], counts[code]) for code in order]
 
 
-def _require_relative(name: str, url: str | None) -> None:
+def require_relative(name: str, url: str | None) -> None:
+    """Refuse a link of a page that leads away from where the page lies.
+
+    Raises:
+        ValueError: `url` is absolute.
+    """
     if url is not None and (url.startswith("/") or "://" in url):
         raise ValueError(f"{name} must be a path relative to the page, got {url!r}")
 

@@ -54,7 +54,7 @@ class Intake:
 
         Raises:
             CheckpointError: if the checkpoint lacks a component or holds one that is not sound.
-            ManifestError: if the manifest cannot be read.
+            RowFileError: if the manifest cannot be read.
             SettingsError: if the settings do not go with the checkpoint's samplers.
             StorageError: if the checkpoint or the output cannot be read.
         """

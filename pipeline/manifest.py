@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import math
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import BufferedIOBase
-from pathlib import PurePosixPath
-from typing import IO, Any, cast
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from actors.limits import MAX_DEPTH, MAX_ROW_BYTES
 from actors.redaction import redact
 from actors.references import AllowedReferences, ReferenceRefused, folder_of
 from actors.request import ClipRequest, describe_validation_error
 from actors.row import Failure
-from actors.storage import open_binary
-from pipeline.manifest_lines import BadLine, limited_lines, read_json_lines
+from pipeline.plain_values import plain_value
+from pipeline.row_files import BadLine, read_rows
 
+SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
+"""Of a manifest's name; `.gz` may follow."""
 DEAD_LETTER_KEY = "dead_letter"
 """Key under which a dead letter carries its reason; ignored when a dead-letter file is used as a manifest."""
 RAW_KEY = "raw"
 """Key under which a line that is no JSON object is kept in a dead letter."""
 
-_BLOCK_BYTES = 16 * 2**20
-_PARQUET_ROWS = 1000
-_UNREADABLE = (OSError, EOFError, zlib.error, csv.Error, UnicodeError, OverflowError, pa.ArrowException)
 _MAX_TEXT = 1000
-_AS_THEY_ARE = frozenset({str, int, bool, type(None)})
-
-
-class ManifestError(ValueError):
-    """The manifest as a whole cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -71,52 +55,17 @@ def read_manifest(url: str, references: AllowedReferences | None = None) -> Iter
         references: where images and recordings may lie; None: below the manifest's own folder, bucket or host.
 
     Raises:
-        ManifestError: if the file cannot be read, now or further on, or has another suffix.
+        RowFileError: if the file cannot be read, now or further on, or has another suffix.
     """
-    name = PurePosixPath(url.split("?")[0]).name.lower()
-    is_packed = name.endswith(".gz")
-    suffix = PurePosixPath(name.removesuffix(".gz")).suffix
     references = references or AllowedReferences.of_manifest(url)
     base_folder = folder_of(url)
     first_lines: dict[str, int] = {}
-    try:
-        if suffix not in _PARSERS:
-            raise ManifestError(f"manifest {redact(url)}: name must end in one of {', '.join(_PARSERS)}")
-        with open_binary(url, _BLOCK_BYTES) as file:
-            # Parquet is read here and there, which an unpacking file allows at the price of unpacking again.
-            opened = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=file))) if is_packed else file
-            for line, values in _PARSERS[suffix](opened):
-                if isinstance(values, BadLine):
-                    failure = Failure("manifest", "row", values.text, values.reason)
-                    yield ManifestRow(line, {RAW_KEY: values.text}, failure=failure)
-                else:
-                    yield _validate(line, values, references, base_folder, first_lines)
-    except _UNREADABLE as error:
-        raise ManifestError(f"manifest {redact(url)}: {' '.join(str(error).split())}") from error
-
-
-def _parse_parquet(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any]]]:
-    line = 0
-    for batch in pq.ParquetFile(file).iter_batches(_PARQUET_ROWS):
-        for values in batch.to_pylist(maps_as_pydicts="lossy"):
-            yield (line := line + 1), values
-
-
-def _parse_csv(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(MAX_ROW_BYTES)
-    lines = io.TextIOWrapper(cast(IO[bytes], file), encoding="utf-8-sig", newline="")
-    # Strict: a quote that is never closed would otherwise swallow the rest of the file without a word.
-    reader = csv.DictReader(limited_lines(lines), restkey="(beyond the header)", strict=True)
-    for values in reader:
-        yield reader.line_num, values
-
-
-_PARSERS: dict[str, Callable[[BufferedIOBase], Iterator[tuple[int, dict[str, Any] | BadLine]]]] = {
-    ".jsonl": read_json_lines,
-    ".ndjson": read_json_lines,
-    ".csv": _parse_csv,
-    ".parquet": _parse_parquet,
-}
+    for line, values in read_rows(url, "manifest", SUFFIXES):
+        if isinstance(values, BadLine):
+            failure = Failure("manifest", "row", values.text, values.reason)
+            yield ManifestRow(line, {RAW_KEY: values.text}, failure=failure)
+        else:
+            yield _validate(line, values, references, base_folder, first_lines)
 
 
 def _validate(
@@ -128,7 +77,7 @@ def _validate(
 ) -> ManifestRow:
     given = {str(key): value for key, value in values.items() if key != DEAD_LETTER_KEY}
     try:
-        values = {key: _plain(value) for key, value in given.items()}
+        values = {key: plain_value(value) for key, value in given.items()}
     except ValueError as error:
         # Too deep to write down whole: the dead letter keeps the beginning of each value as text.
         values = {key: str(value)[:_MAX_TEXT] for key, value in given.items()}
@@ -156,29 +105,6 @@ def _validate(
         reason = f"is used already in line {first_line}; ids must be unique, also where upper and lower case are one"
         return ManifestRow(line, values, failure=Failure("manifest", "id", request.id, reason))
     return ManifestRow(line, values, request=request)
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
-    """Make a value JSON can hold: what it has no form for (dates, bytes, NaN) becomes text.
-
-    Raises:
-        ValueError: if it is nested too deep to travel.
-    """
-    if type(value) in _AS_THEY_ARE:  # nearly all of a million rows
-        return value
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, (int, float, str)):
-        return value
-    if isinstance(value, bytes):
-        return value.decode(errors="backslashreplace")
-    if depth == MAX_DEPTH and isinstance(value, Mapping | list | tuple):
-        raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, depth + 1) for item in value]
-    return str(value)
 
 
 def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.storage_faults import StorageError
-from pipeline.manifest import DEAD_LETTER_KEY, ManifestError, read_manifest
+from pipeline.manifest import DEAD_LETTER_KEY, read_manifest
+from pipeline.row_files import RowFileError
 from tests.hostile import ODD_TEXTS, damage, damages, outcome, repeatable, rows, texts, to_json
 
 GOOD = {"id": "good", "prompt": "A woman speaks.", "language": "en", "image": "a.png"}
@@ -21,7 +22,7 @@ GOOD = {"id": "good", "prompt": "A woman speaks.", "language": "en", "image": "a
 
 def require_requests_or_reasons(path):
     """Read a manifest; gives its rows, or None where it cannot be read as a whole."""
-    read, error = outcome(lambda: list(read_manifest(str(path))), ManifestError, StorageError)
+    read, error = outcome(lambda: list(read_manifest(str(path))), RowFileError, StorageError)
     if error is not None:
         assert str(path.name) in str(error)
         assert "\n" not in str(error)

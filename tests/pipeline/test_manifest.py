@@ -8,7 +8,8 @@ import pytest
 from actors.request import LANGUAGES
 from actors.storage import write_atomically
 from pipeline.dead_letters import DeadLetters
-from pipeline.manifest import ManifestError, read_manifest
+from pipeline.manifest import read_manifest
+from pipeline.row_files import RowFileError
 
 GOOD = {"id": "a", "prompt": "A woman speaks.", "language": "en"}
 
@@ -79,13 +80,13 @@ def test_a_dead_letter_is_the_row_plus_the_reason_and_can_be_fed_back(tmp_path):
 
 
 def test_an_unreadable_manifest_is_one_clear_line(tmp_path):
-    with pytest.raises(ManifestError, match=r"manifest .*absent\.jsonl: "):
+    with pytest.raises(RowFileError, match=r"manifest .*absent\.jsonl: "):
         list(read_manifest(str(tmp_path / "absent.jsonl")))
     (tmp_path / "m.txt").write_text("x")
-    with pytest.raises(ManifestError, match=r"name must end in one of \.jsonl, \.ndjson, \.csv, \.parquet"):
+    with pytest.raises(RowFileError, match=r"name must end in one of \.jsonl, \.ndjson, \.csv, \.parquet"):
         list(read_manifest(str(tmp_path / "m.txt")))
     (tmp_path / "m.parquet").write_text("no parquet")
-    with pytest.raises(ManifestError, match=r"manifest .*m\.parquet: "):
+    with pytest.raises(RowFileError, match=r"manifest .*m\.parquet: "):
         list(read_manifest(str(tmp_path / "m.parquet")))
 
 
@@ -135,7 +136,7 @@ def test_a_reference_that_leaves_the_bucket_fails_alone(tmp_path):
 def test_an_unclosed_quote_in_csv_swallows_nothing(tmp_path):
     rows = "".join(f"clip-{number},words,en\n" for number in range(100))
     (tmp_path / "m.csv").write_text('id,prompt,language\nfirst,"never closed,en\n' + rows)
-    with pytest.raises(ManifestError, match="unexpected end of data"):
+    with pytest.raises(RowFileError, match="unexpected end of data"):
         list(read_manifest(str(tmp_path / "m.csv")))
 
 
@@ -165,7 +166,7 @@ def test_the_example_manifests_have_every_language_once(name):
 
 def test_a_damaged_archive_is_one_clear_line(tmp_path):
     (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress(b"x" * 1000)[:-20] + b"y" * 12)
-    with pytest.raises(ManifestError, match=r"m\.jsonl\.gz: "):
+    with pytest.raises(RowFileError, match=r"m\.jsonl\.gz: "):
         list(read_manifest(str(tmp_path / "m.jsonl.gz")))
 
 

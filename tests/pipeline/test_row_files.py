@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 from actors.limits import MAX_ROW_BYTES
-from pipeline.manifest_lines import BadLine, limited_lines, read_json_lines
+from pipeline.row_files import BadLine, limited_lines, read_json_lines
 
 
 class Repeated(io.RawIOBase):

@@ -1,0 +1,189 @@
+"""`python -m jobs.localize`: a campaign of scenes becomes clips in many languages, with subtitles and a page.
+
+Exit status: 0 when every line is a clip, 3 when some were rejected or failed, others as `jobs.generate` has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from actors.plain_text import printable
+from actors.references import AllowedReferences, folder_of
+from actors.request import LANGUAGES, Language
+from actors.storage import exists, join
+from jobs.arguments import positive
+from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_USAGE, ClusterError, run
+from pipeline.localization.books import (
+    REJECTED_NAME,
+    SCENES_NAME,
+    write_books,
+    write_manifest,
+    write_rejections,
+)
+from pipeline.localization.campaign import CampaignRow, read_campaign
+from pipeline.localization.expansion import Expansion, expand, languages_of
+from pipeline.localization.outcomes import read_outcomes
+from pipeline.run_lock import RunLock
+from pipeline.run_spec import RunSpec
+from pipeline.settings import Settings, load_settings
+
+MANIFEST_NAME = "manifest.jsonl"
+_SHOWN_ROWS = 20
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; wrong usage ends the process with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.localize",
+        description="Make the clips of a campaign, one per scene and language, with subtitles and a page.",
+        epilog="Exit status: 0 every line is a clip, 3 some were rejected or failed, 2 wrong usage, 75 ended before "
+        "its time, 130 interrupted. Running the same command again continues where it stopped. Campaigns: "
+        "docs/localization.md.",
+    )
+    parser.add_argument("--campaign", required=True, metavar="URL", help="CSV, JSONL, Parquet or YAML; local or s3://")
+    parser.add_argument("--output", required=True, metavar="URL", help="folder of the results; local or e.g. s3://")
+    parser.add_argument("--checkpoint", required=True, metavar="URL", help="checkpoint folder; local or e.g. s3://")
+    what = parser.add_argument_group("what is made")
+    what.add_argument(
+        "--languages", type=_languages, default="all", metavar="L,...", help="such as ja,de (default: all it has)"
+    )
+    what.add_argument("--split", action="store_true", help="cut lines that are too long at the ends of sentences")
+    what.add_argument("--only", type=_names, metavar="ID,...", help="these scenes or clips")
+    what.add_argument("--limit", type=positive, metavar="N", help="at most so many clips, the first ones")
+    what.add_argument(
+        "--dry-run", action="store_true", help="show clips, prompts, lengths and rejections; make nothing"
+    )
+    what.add_argument("--overwrite", action="store_true", help="make a clip anew where its line or scene has changed")
+    how = parser.add_argument_group("how, as in jobs.generate")
+    how.add_argument("--mode", choices=("base", "distill"), help="many guided steps, or few distilled ones (default)")
+    how.add_argument("--settings", metavar="FILE", help="YAML file of settings, see docs/settings.md")
+    how.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="one setting")
+    how.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: $RAY_ADDRESS, else one of its own)")
+    return parser.parse_args(arguments)
+
+
+def _is_there(url: str) -> bool:
+    """Whether there is an image, as far as its store tells; web servers are asked by a stage that guards itself."""
+    return url.startswith(("http://", "https://")) or exists(url)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _languages(text: str) -> tuple[Language, ...] | None:
+    if text == "all":
+        return None
+    names = _names(text)
+    if wrong := next((name for name in names if name not in LANGUAGES), None):
+        raise argparse.ArgumentTypeError(f"{printable(wrong)} is no language: {', '.join(LANGUAGES)} or all")
+    return tuple(dict.fromkeys(cast(Language, name) for name in names)) or None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job; returns the exit status."""
+    options = parse_arguments(arguments)
+    overrides = [*options.overrides, *([f"mode={options.mode}"] if options.mode else [])]
+    console = Console()
+    try:
+        settings = load_settings(options.settings, overrides)
+        campaign_url = options.campaign
+        if "://" not in campaign_url:
+            campaign_url = os.path.abspath(os.path.expanduser(campaign_url))
+        references = AllowedReferences.of_manifest(campaign_url, settings.allowed_references)
+        rows = read_campaign(campaign_url)
+        languages = list(options.languages or languages_of(rows))
+        expansion = expand(rows, languages, references, folder_of(campaign_url), _is_there, options.split)
+        selected = _selected(expansion, options.only, options.limit)
+        if options.dry_run:
+            _print_clips(console, selected)
+            _print_problems(console, expansion)
+            return EXIT_DEAD_LETTERS if expansion.rejections else EXIT_DONE
+        settings = settings.model_copy(update={"allowed_references": references.prefixes})
+        return _make(options, console, settings, rows, expansion, selected, languages)
+    except (ValueError, OSError, ClusterError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _make(
+    options: argparse.Namespace,
+    console: Console,
+    settings: Settings,
+    rows: Sequence[CampaignRow],
+    expansion: Expansion,
+    selected: Expansion,
+    languages: Sequence[Language],
+) -> int:
+    spec = RunSpec(join(options.output, MANIFEST_NAME), options.output, options.checkpoint, settings, options.overwrite)
+    with RunLock(spec.output_url) as lock:
+        write_manifest(selected, spec.manifest_url)
+        write_rejections(expansion.rejections, spec.output_url)
+        status = run(spec, lock, options.address)
+        outcomes = read_outcomes(expansion.clips, spec.output_url)
+        page_url = write_books(spec.output_name, rows, expansion, outcomes, languages, spec.output_url)
+    _print_problems(console, expansion)
+    if expansion.rejections:
+        console.print(f"rejected: {join(spec.output_url, REJECTED_NAME)}", highlight=False, soft_wrap=True)
+    console.print(f"scenes: {join(spec.output_url, SCENES_NAME)}", highlight=False, soft_wrap=True)
+    console.print(f"campaign: {page_url}", highlight=False, soft_wrap=True)
+    return EXIT_DEAD_LETTERS if status == EXIT_DONE and expansion.rejections else status
+
+
+def _selected(expansion: Expansion, only: Sequence[str] | None, limit: int | None) -> Expansion:
+    """The clips to make now.
+
+    Raises:
+        ValueError: a name that nothing has.
+    """
+    clips = expansion.clips
+    if only is not None:
+        known = {name for clip in clips for name in (clip.scene, clip.request.id)}
+        if wrong := next((name for name in only if name not in known), None):
+            raise ValueError(f"--only {printable(wrong)}: no scene or clip that can be made has this id")
+        clips = [clip for clip in clips if clip.scene in only or clip.request.id in only]
+    return replace(expansion, clips=clips[:limit])
+
+
+def _print_clips(console: Console, expansion: Expansion) -> None:
+    for clip in expansion.clips:
+        request = clip.request
+        about = f"{LANGUAGES[request.language]}, {request.seconds:g} s, {request.resolution} {request.aspect}"
+        console.print(f"[bold]{request.id}[/bold]  {about}", highlight=False)
+        console.print(escape(request.prompt_text()), highlight=False, soft_wrap=True)
+        console.print()
+    seconds = sum(clip.request.seconds or 0.0 for clip in expansion.clips)
+    console.print(f"{len(expansion.clips)} clips, {seconds:,.1f} s in all", highlight=False)
+
+
+def _print_problems(console: Console, expansion: Expansion) -> None:
+    for note in expansion.notes[:_SHOWN_ROWS]:
+        console.print(f"note: {escape(printable(note, 300))}", highlight=False, soft_wrap=True)
+    if (more := len(expansion.notes) - _SHOWN_ROWS) > 0:
+        console.print(f"... and {more} more notes", highlight=False)
+    if not expansion.rejections:
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("row", "scene", "rejected"):
+        table.add_column(name, overflow="fold")
+    for rejection in expansion.rejections[:_SHOWN_ROWS]:
+        failure = rejection.failure
+        reason = f"{failure.field} {failure.reason}"
+        table.add_row(str(rejection.row), escape(rejection.scene), f"[red]{escape(printable(reason, 500))}")
+    console.print(table)
+    if (more := len(expansion.rejections) - _SHOWN_ROWS) > 0:
+        console.print(f"... and {more} more", highlight=False)
+    console.print(f"{len(expansion.rejections)} rejected", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
