@@ -101,13 +101,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             campaign_url = os.path.abspath(os.path.expanduser(campaign_url))
         references = AllowedReferences.of_manifest(campaign_url, settings.allowed_references)
         rows = read_campaign(campaign_url)
-        languages = list(options.languages or languages_of(rows))
+        # All of the campaign is looked at, whatever is made now: table and page show it whole.
+        wanted = {*languages_of(rows), *(options.languages or ())}
+        languages = [cast(Language, code) for code in LANGUAGES if code in wanted]
         expansion = expand(rows, languages, references, folder_of(campaign_url), _is_there, options.split)
-        selected = _selected(expansion, options.only, options.limit)
+        selected = _selected(expansion, options)
         if options.dry_run:
             _print_clips(console, selected)
-            _print_problems(console, expansion)
-            return EXIT_DEAD_LETTERS if expansion.rejections else EXIT_DONE
+            _print_problems(console, selected)
+            return EXIT_DEAD_LETTERS if selected.rejections else EXIT_DONE
         settings = settings.model_copy(update={"allowed_references": references.prefixes})
         return _make(options, console, settings, rows, expansion, selected, languages)
     except (ValueError, OSError, ClusterError) as error:
@@ -131,27 +133,31 @@ def _make(
         status = run(spec, lock, options.address)
         outcomes = read_outcomes(expansion.clips, spec.output_url)
         page_url = write_books(spec.output_name, rows, expansion, outcomes, languages, spec.output_url)
-    _print_problems(console, expansion)
+    _print_problems(console, selected)
     if expansion.rejections:
         console.print(f"rejected: {join(spec.output_url, REJECTED_NAME)}", highlight=False, soft_wrap=True)
     console.print(f"scenes: {join(spec.output_url, SCENES_NAME)}", highlight=False, soft_wrap=True)
     console.print(f"campaign: {page_url}", highlight=False, soft_wrap=True)
-    return EXIT_DEAD_LETTERS if status == EXIT_DONE and expansion.rejections else status
+    return EXIT_DEAD_LETTERS if status == EXIT_DONE and selected.rejections else status
 
 
-def _selected(expansion: Expansion, only: Sequence[str] | None, limit: int | None) -> Expansion:
-    """The clips to make now.
+def _selected(expansion: Expansion, options: argparse.Namespace) -> Expansion:
+    """What is to be made now, and what of that is rejected.
 
     Raises:
         ValueError: a name that nothing has.
     """
-    clips = expansion.clips
+    clips, rejections, only = expansion.clips, expansion.rejections, options.only
+    if options.languages is not None:
+        clips = [clip for clip in clips if clip.request.language in options.languages]
+        rejections = [rejection for rejection in rejections if rejection.language in ("", *options.languages)]
     if only is not None:
         known = {name for clip in clips for name in (clip.scene, clip.request.id)}
         if wrong := next((name for name in only if name not in known), None):
             raise ValueError(f"--only {printable(wrong)}: no scene or clip that can be made has this id")
         clips = [clip for clip in clips if clip.scene in only or clip.request.id in only]
-    return replace(expansion, clips=clips[:limit])
+        rejections = []
+    return replace(expansion, clips=clips[: options.limit], rejections=rejections)
 
 
 def _print_clips(console: Console, expansion: Expansion) -> None:
