@@ -131,6 +131,8 @@ def _make(
         write_manifest(selected, spec.manifest_url)
         write_rejections(expansion.rejections, spec.output_url)
         status = run(spec, lock, options.address)
+        if lock.lost is not None:  # the books are another run's now
+            return status
         outcomes = read_outcomes(expansion.clips, spec.output_url)
         page_url = write_books(spec.output_name, rows, expansion, outcomes, languages, spec.output_url)
     _print_problems(console, selected)

@@ -78,7 +78,7 @@ def _run(chunks: Sequence[bytes], graph: LaneGraph, board: StageBoard) -> Iterat
     # A block per chunk: the first clips start before the last chunk is unpacked.
     dataset = ray.data.from_arrow([pa.table({"rows": pa.array([chunk], pa.large_binary())}) for chunk in chunks])
     dataset.set_name(graph.name)
-    # In this process' node and without a CPU: a task that Ray leases to a node which has just died waits for a minute.
+    # On this process' node and without a CPU: one that Ray had leased to a node that died was still waiting after 90 s.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     dataset = dataset.map_batches(
         unpack_requests,

@@ -219,19 +219,21 @@ def _parts(line: str, scene: Scene, language: Language, may_split: bool) -> list
 def _request(
     scene: Scene, language: Language, image: str | None, line: str, seconds: float, suffix: str
 ) -> ClipRequest:
-    prompt: dict[str, Any] = {
+    prompt = {
         "description": scene.scene,
         "dialogue": [{"speaker": scene.speaker, "line": line}],
         "background_sound": scene.background_sound,
     }
-    return ClipRequest(
-        id=f"{scene.id}.{language}{suffix}",
-        prompt=prompt,  # type: ignore[arg-type]
-        language=language,
-        image=image,
-        resolution=scene.resolution,
-        aspect=scene.aspect,
-        seconds=seconds,
-        seed=int.from_bytes(hashlib.sha256(scene.id.encode()).digest()[:6]),
-        metadata={"scene": scene.id},
+    return ClipRequest.model_validate(
+        {
+            "id": f"{scene.id}.{language}{suffix}",
+            "prompt": prompt,
+            "language": language,
+            "image": image,
+            "resolution": scene.resolution,
+            "aspect": scene.aspect,
+            "seconds": seconds,
+            "seed": int.from_bytes(hashlib.sha256(scene.id.encode()).digest()[:6]),
+            "metadata": {"scene": scene.id},
+        }
     )

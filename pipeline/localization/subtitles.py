@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import pysubs2
 
@@ -26,7 +26,7 @@ def subtitles(line: str, language: Language, seconds: float) -> dict[str, str]:
     needed_s = [speaking_seconds(part, language) for part in parts]
     times_s = [seconds * so_far / sum(needed_s) for so_far in accumulate(needed_s, initial=0.0)]
     file = pysubs2.SSAFile()
-    for part, start, end in zip(parts, times_s, times_s[1:], strict=False):
+    for part, (start, end) in zip(parts, pairwise(times_s), strict=True):
         file.append(pysubs2.SSAEvent(pysubs2.make_time(s=start), pysubs2.make_time(s=end), part))
     plain = file.to_string("srt")
     for event in file:
