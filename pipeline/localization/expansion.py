@@ -10,20 +10,17 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from actors.plain_text import require_plain
 from actors.redaction import redact
 from actors.references import AllowedReferences, ReferenceRefused
 from actors.request import LANGUAGES, ClipRequest, Language, describe_validation_error
 from actors.row import Failure
 from pipeline.localization.campaign import MAX_SECONDS, MIN_SECONDS, CampaignRow, Scene
-from pipeline.localization.scripts import require_script
+from pipeline.localization.scripts import require_sayable
 from pipeline.localization.speaking import speaking_seconds
 from pipeline.localization.splitting import split_line
 
 FULL_DESCRIPTION_WORDS = 150
 """From here to 200 words the release's own prompts are, whose form the model was trained on."""
-
-_MARKUP = frozenset('"<>{}\\')
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,7 @@ def _clips(scene: Scene, language: Language, image: str | None, may_split: bool)
         raise _RejectedError(name, line, "must be text")
     line = line.strip()
     try:
-        _require_sayable(line, language)
+        require_sayable(line, language)
         parts = _parts(line, scene, language, may_split)
     except ValueError as error:
         raise _RejectedError(name, line, str(error)) from error
@@ -187,14 +184,6 @@ def _clips(scene: Scene, language: Language, image: str | None, may_split: bool)
         except ValidationError as error:
             raise _RejectedError(*describe_validation_error(error)) from error
         yield CampaignClip(scene.id, number if suffix else None, part, request)
-
-
-def _require_sayable(line: str, language: Language) -> None:
-    require_plain(line)
-    if found := next((letter for letter in line if letter in _MARKUP), None):
-        hint = ": take “ ” or none" if found == '"' else ""
-        raise ValueError(f"must not hold {found}, which prompts or subtitles take for a mark of their own{hint}")
-    require_script(line, language)
 
 
 def _parts(line: str, scene: Scene, language: Language, may_split: bool) -> list[str]:

@@ -1,10 +1,11 @@
-"""Whether a line is written in its language's script."""
+"""Whether a line can be said: by its marks, and by the script it is written in."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter
 
+from actors.plain_text import require_plain
 from actors.request import LANGUAGES, Language
 
 _HAN, _KANA, _HANGUL, _LATIN = "Chinese characters", "kana", "Hangul", "Latin letters"
@@ -32,6 +33,22 @@ _BESIDE: dict[Language, tuple[str, ...]] = {
     "zh": (_LATIN,), "yue": (_LATIN,), "ja": (_LATIN,), "ko": (_LATIN, _HAN), "en": (), "de": (), "fr": (),
 }  # fmt: skip
 """What a language takes in besides: names in Latin letters, Chinese characters in Korean."""
+
+
+_MARKUP = frozenset('"<>{}\\')
+
+
+def require_sayable(line: str, language: Language) -> None:
+    """Refuse a line that prompts or subtitles would misread, or that cannot be in its language.
+
+    Raises:
+        ValueError: it holds control characters, or marks that mean something there; or see `require_script`.
+    """
+    require_plain(line)
+    if found := next((letter for letter in line if letter in _MARKUP), None):
+        hint = ": take “ ” or none" if found == '"' else ""
+        raise ValueError(f"must not hold {found}, which prompts or subtitles take for a mark of their own{hint}")
+    require_script(line, language)
 
 
 def require_script(line: str, language: Language) -> None:

@@ -1,0 +1,321 @@
+"""Sampling: a recipe's weights become clips, each value within one clip of its share, and no content twice.
+
+How often each value comes is fixed first, by systematic sampling (W. G. Madow, L. H. Madow, Annals of Mathematical
+Statistics 15(1), 1944): with one random offset every count is its share rounded down or up, and over many partitions
+the shares come out without a bias. Values are then dealt out at random, and swapped between clips for as long as
+constraints are broken or contents stand there twice; a swap changes no count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from actors.request import ClipRequest, Language
+from pipeline.localization.speaking import speaking_seconds
+from pipeline.synthesis.recipe import MAX_CLIPS, REQUEST_AXES, SIZE_AXES, Recipe, RecipeError
+
+CONTENT_BYTES = 16
+
+_MOST_PASSES = 40
+_MOST_PARTNERS = 400
+_SIDEWAYS = 0.05
+"""Of swaps that change nothing for the better or worse, the share that is kept: so a dead end is left again."""
+_MOST_LENGTHS = 12
+"""Numbers of clips that are tried for one number of hours."""
+_LINE, _SPLIT = "line", "split"
+
+
+@dataclass(frozen=True)
+class SampledClip:
+    """One clip of a partition.
+
+    Attributes:
+        values: axis to value, in the recipe's order.
+        line: what is said.
+        split: where it belongs.
+        content: digest of what is seen and said, hexadecimal.
+        request: a manifest's row.
+    """
+
+    values: Mapping[str, str | float]
+    line: str
+    split: str
+    content: str
+    request: ClipRequest
+
+
+def sample(recipe: Recipe, partition: str, images: Mapping[str, str], taken: Collection[str] = ()) -> list[SampledClip]:
+    """Draw the clips of a partition; the same arguments give the same clips.
+
+    Args:
+        recipe: what to draw from.
+        partition: its name, which the draw depends on.
+        images: value of the axis `image` to its URL.
+        taken: contents of other partitions, which are not drawn again.
+
+    Raises:
+        RecipeError: constraints, lengths and contents taken leave no way to keep the weights.
+    """
+    taken = frozenset(taken)
+
+    def draw(num_clips: int) -> list[SampledClip]:
+        return _Draw(recipe, partition, images, taken, num_clips).clips()
+
+    if recipe.clips is not None:
+        return draw(recipe.clips)
+    assert recipe.hours is not None
+    return _as_long_as(recipe.hours * 3600, draw)
+
+
+def _as_long_as(wanted_s: float, draw: Callable[[int], list[SampledClip]]) -> list[SampledClip]:
+    """The draw whose length comes nearest; more clips are longer, but for what other counts change."""
+    num_clips, found = 1, draw(1)
+    for _ in range(_MOST_LENGTHS):
+        length_s = _length_s(found)
+        step = round((wanted_s - length_s) / (length_s / num_clips))
+        if step == 0:
+            break
+        num_clips = max(1, num_clips + step)
+        if num_clips > MAX_CLIPS:
+            raise RecipeError(f"hours={wanted_s / 3600:g} takes {num_clips:,} clips, {MAX_CLIPS:,} is the most")
+        other = draw(num_clips)
+        if abs(_length_s(other) - wanted_s) >= abs(length_s - wanted_s):
+            break
+        found = other
+    return found
+
+
+def _length_s(clips: Sequence[SampledClip]) -> float:
+    return sum(clip.request.seconds or 0.0 for clip in clips)
+
+
+def share_out(weights: Sequence[float], num_clips: int, offset: float) -> list[int]:
+    """How often each weight comes among so many: its share, rounded down or up.
+
+    Args:
+        weights: from 0, one of them above.
+        num_clips: the sum of what is returned.
+        offset: from 0 to below 1, drawn evenly: then each count has its share for a mean.
+    """
+    total, so_far, before, counts = math.fsum(weights), 0.0, 0, []
+    for number, weight in enumerate(weights, 1):
+        so_far += weight
+        # The last bound is exact, whatever the sum's last bits are.
+        bound = num_clips if number == len(weights) else math.floor(num_clips * so_far / total + offset)
+        bound = min(num_clips, bound)
+        counts.append(bound - before)
+        before = bound
+    return counts
+
+
+class _Draw:
+    """The columns of a partition while they are put right."""
+
+    def __init__(self, recipe: Recipe, partition: str, images: Mapping[str, str], taken: frozenset[str], num: int):
+        self.recipe, self.partition, self.images, self.taken, self.num_clips = recipe, partition, images, taken, num
+        self._random = random.Random(_number(recipe.seed, partition, num))
+        self._digests: dict[tuple[str | float, ...], str] = {}
+        self._line_seconds = {
+            (language, line): speaking_seconds(line, language)
+            for language, lines in recipe.lines.items()
+            for line in lines
+        }
+        self._columns: dict[str, list[str | float]] = {
+            axis: self._column([one.value for one in values], [one.weight for one in values])
+            for axis, values in recipe.axes.items()
+        }
+        self._columns[_SPLIT] = self._column(list(recipe.splits), list(recipe.splits.values()))
+        self._columns[_LINE] = self._lines()
+        self._content_axes = [axis for axis in recipe.axes if axis not in SIZE_AXES]
+        self._counts = Counter(self._key(place) for place in range(num))
+        # A line goes where its language goes, or to another clip of its language.
+        self._swaps: list[tuple[str, ...]] = [
+            ("language", _LINE) if axis == "language" else (axis,)
+            for axis, values in recipe.axes.items()
+            if len(values) > 1
+        ]
+        self._swaps.append((_LINE,))
+
+    def _column(self, values: Sequence[str | float], weights: Sequence[float]) -> list[str | float]:
+        counts = share_out(weights, self.num_clips, self._random.random())
+        column = [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+        self._random.shuffle(column)
+        return column
+
+    def _lines(self) -> list[str | float]:
+        """Lines of each clip's language, all of a language about equally often."""
+        waiting: dict[str, list[str | float]] = {}
+        for language, number in sorted(Counter(map(str, self._columns["language"])).items()):
+            lines = self.recipe.lines[cast(Language, language)]
+            order = self._random.sample(lines, len(lines))
+            column: list[str | float] = [order[place % len(order)] for place in range(number)]
+            self._random.shuffle(column)
+            waiting[language] = column
+        return [waiting[str(language)].pop() for language in self._columns["language"]]
+
+    def clips(self) -> list[SampledClip]:
+        """The clips, once nothing is broken.
+
+        Raises:
+            RecipeError: something is, however values are dealt out.
+        """
+        self._require_enough_contents()
+        for _ in range(_MOST_PASSES):
+            broken = [place for place in range(self.num_clips) if self._cost(place)]
+            if not broken:
+                return [self._clip(place) for place in range(self.num_clips)]
+            self._random.shuffle(broken)
+            for place in broken:
+                self._mend(place)
+        raise RecipeError(self._why())
+
+    def _mend(self, place: int) -> None:
+        """Swap values of one clip with others' until it is right, or nobody has what it needs."""
+        partners = self._random.sample(range(self.num_clips), min(self.num_clips, _MOST_PARTNERS))
+        own = self._cost(place)
+        for axes in self._random.sample(self._swaps, len(self._swaps)):
+            for partner in partners:
+                if partner == place or not self._differ(place, partner, axes):
+                    continue
+                before = own + self._cost(partner)
+                self._swap(place, partner, axes)
+                after = (own_after := self._cost(place)) + self._cost(partner)
+                if after > before or (after == before and self._random.random() > _SIDEWAYS):
+                    self._swap(place, partner, axes)
+                    continue
+                own = own_after
+                if not own:
+                    return
+
+    def _differ(self, one: int, other: int, axes: tuple[str, ...]) -> bool:
+        if axes == (_LINE,) and self._columns["language"][one] != self._columns["language"][other]:
+            return False
+        return any(self._columns[axis][one] != self._columns[axis][other] for axis in axes)
+
+    def _swap(self, one: int, other: int, axes: tuple[str, ...]) -> None:
+        for place in (one, other):
+            self._counts[self._key(place)] -= 1
+        for axis in axes:
+            column = self._columns[axis]
+            column[one], column[other] = column[other], column[one]
+        for place in (one, other):
+            self._counts[self._key(place)] += 1
+
+    def _cost(self, place: int) -> int:
+        values = self._values(place)
+        broken = sum(constraint.is_broken_by(values) for constraint in self.recipe.constraints)
+        return broken + self._is_too_long(place) + self._is_there(place)
+
+    def _is_too_long(self, place: int) -> bool:
+        if "seconds" not in self._columns:
+            return False
+        needed_s = self._line_seconds[self._columns["language"][place], self._columns[_LINE][place]]  # type: ignore[index]
+        return needed_s > float(self._columns["seconds"][place])
+
+    def _is_there(self, place: int) -> bool:
+        key = self._key(place)
+        return self._counts[key] > 1 or (bool(self.taken) and self._digest(place, key) in self.taken)
+
+    def _values(self, place: int) -> dict[str, str | float]:
+        return {axis: self._columns[axis][place] for axis in self.recipe.axes}
+
+    def _key(self, place: int) -> tuple[str | float, ...]:
+        return (*(self._columns[axis][place] for axis in self._content_axes), self._columns[_LINE][place])
+
+    def _digest(self, place: int, key: tuple[str | float, ...]) -> str:
+        found = self._digests.get(key)
+        if found is None:
+            # By what the model gets, not by names: a value whose text is changed is another one.
+            request = self._request(place)
+            told = json.dumps([request.language, request.prompt_text(), request.image], ensure_ascii=False)
+            found = self._digests[key] = hashlib.sha256(told.encode()).hexdigest()[: 2 * CONTENT_BYTES]
+        return found
+
+    def _request(self, place: int) -> ClipRequest:
+        values, line = self._values(place), str(self._columns[_LINE][place])
+        language = cast(Language, values["language"])
+        prompt = {
+            "description": self.recipe.describe(values),
+            "dialogue": [{"speaker": str(values.get("speaker", "Speaker")), "line": line}],
+            "background_sound": values.get("background_sound"),
+        }
+        given: dict[str, str | float] = {
+            axis: values[axis] for axis in ("language", "resolution", "aspect") if axis in values
+        }
+        if "image" in values:
+            given["image"] = self.images[str(values["image"])]
+        labels = {axis: value for axis, value in values.items() if axis not in REQUEST_AXES}
+        return ClipRequest.model_validate(
+            {
+                **given,
+                "id": f"{self.recipe.name}-{self.partition}-{place:06d}",
+                "prompt": prompt,
+                "seconds": self.recipe.seconds(line, language, values.get("seconds")),
+                "seed": _number(self.recipe.seed, self.partition, "clip", place),
+                "metadata": {"partition": self.partition, "split": self._columns[_SPLIT][place], **labels},
+            }
+        )
+
+    def _clip(self, place: int) -> SampledClip:
+        return SampledClip(
+            values=self._values(place),
+            line=str(self._columns[_LINE][place]),
+            split=str(self._columns[_SPLIT][place]),
+            content=self._digest(place, self._key(place)),
+            request=self._request(place),
+        )
+
+    def _require_enough_contents(self) -> None:
+        others = math.prod(len(self.recipe.axes[axis]) for axis in self._content_axes if axis != "language")
+        wanted = Counter(self._columns["language"])
+        for language, number in wanted.items():
+            possible = others * len(self.recipe.lines[cast(Language, language)])
+            if number > possible:
+                raise RecipeError(
+                    f"{number:,} clips in {language} are asked for, and its lines and the axes give {possible:,} "
+                    "different ones: add lines or values, or ask for fewer clips"
+                )
+
+    def _why(self) -> str:
+        """What is still broken, the most frequent first."""
+        reasons: Counter[str] = Counter()
+        for place in range(self.num_clips):
+            values = self._values(place)
+            for number, constraint in enumerate(self.recipe.constraints, 1):
+                reasons[f"break constraint {number} ({constraint})"] += constraint.is_broken_by(values)
+            reasons["have a line that takes longer than their seconds"] += self._is_too_long(place)
+            key = self._key(place)
+            reasons["are the same as another clip"] += self._counts[key] > 1
+            reasons["are in another partition already"] += self._digest(place, key) in self.taken
+        told = "; ".join(f"{number:,} {reason}" for reason, number in reasons.most_common(3) if number)
+        return (
+            f"no way was found to keep the weights of {self.num_clips:,} clips: {told}. Change weights or constraints, "
+            "add lines or values, or ask for fewer clips"
+        )
+
+
+def _number(*parts: object) -> int:
+    """48 bits drawn from names and numbers."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:6])
+
+
+def expected_counts(recipe: Recipe, clips: Sequence[SampledClip]) -> dict[str, list[tuple[str, float, int]]]:
+    """Of every axis, and of splits: each value, the clips its weight asks for, and the clips that have it."""
+    weights = {axis: [(one.value, one.weight) for one in values] for axis, values in recipe.axes.items()}
+    columns = {axis: Counter(clip.values[axis] for clip in clips) for axis in recipe.axes}
+    weights["split"], columns["split"] = list(recipe.splits.items()), Counter(clip.split for clip in clips)
+    found = {}
+    for axis, values in weights.items():
+        total = math.fsum(weight for _, weight in values)
+        found[axis] = [
+            (f"{value:g}" if isinstance(value, float) else value, len(clips) * weight / total, columns[axis][value])
+            for value, weight in values
+        ]
+    return found
