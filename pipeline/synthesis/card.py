@@ -102,7 +102,7 @@ def collect(dataset: Dataset, tables: Mapping[str, pa.Table]) -> Facts:
             total = math.fsum(one["weight"] for one in values)
             for one in values:
                 drawn[axis][_named(one["value"])] += num_drawn * one["weight"] / total
-        facts.splits.update({split: 0 for split in recipe["splits"]})
+        facts.splits.update(dict.fromkeys(recipe["splits"], 0))
         facts.splits.update(table["split"].to_pylist())
         facts.seconds += table["seconds"].to_pylist()
         facts.columns |= {column.name: _type_name(column.type) for column in table.schema}
