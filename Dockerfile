@@ -20,7 +20,8 @@ WORKDIR /build
 # Dependencies are gigabytes and seldom change, the project is small and often does: a layer each, from one list.
 COPY pyproject.toml constraints.txt ./
 RUN python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*project["dependencies"], *project["optional-dependencies"]["gpu"], sep="\n")' > requirements.txt \
+extras = project["optional-dependencies"]; \
+print(*project["dependencies"], *extras["gpu"], *extras["synthesis"], *extras["c2pa"], sep="\n")' > requirements.txt \
     && pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
 COPY . .

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.markup import escape
@@ -46,7 +47,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--checkpoint", metavar="URL", help="checkpoint folder; a dry run can do without")
     what = parser.add_argument_group("what is made")
     what.add_argument(
-        "--partition", type=_name, default="all", metavar="NAME", help="such as 2026-11-22 (default: all)"
+        "--partition",
+        type=_name,
+        default="all",
+        metavar="NAME",
+        help="such as 2026-11-22, or today (UTC; default: all)",
     )
     what.add_argument(
         "--shard-mb", type=_shard_mb, metavar="MB", help="write WebDataset shards of about this size, too"
@@ -68,6 +73,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def _name(text: str) -> str:
+    if text == "today":
+        return datetime.now(UTC).date().isoformat()
     if not NAME_PATTERN.fullmatch(text):
         allowed = "1 to 40 letters, digits, underscores or hyphens, starting with a letter or digit"
         raise argparse.ArgumentTypeError(f"must be {allowed}, got {printable(text)}")

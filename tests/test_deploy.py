@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import kubernetes_validate
@@ -18,7 +19,7 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.scripts.scripts import start as ray_start
 
-from jobs import generate
+from jobs import generate, synthesize
 from pipeline.settings import load_settings
 from pipeline.supervision import RELEASE_S
 
@@ -136,6 +137,25 @@ def test_entrypoint_is_a_command_this_project_understands(rayjob, ray_cluster, p
         assert group["resources"] == {f"accelerator_type:{settings.accelerator_type}": "1"}
     mounts = pod_templates["h100"]["spec"]["containers"][0]["volumeMounts"]
     assert settings.cache_dir in [mount["mountPath"] for mount in mounts]
+
+
+def test_scheduled_synthesis_is_a_command_this_project_understands(rayjob):
+    (patch,) = documents("synthesis.yaml")
+    assert patch.keys() == {"spec"}
+    assert patch["spec"].keys() == {"entrypoint"}
+    crontab = (DEPLOY / "synthesis.crontab").read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in crontab if line and not line.startswith("#")]
+    assert "%" not in line, "cron takes it for the end of a line"
+    by_clock = line.partition("python -m ")[2].partition(" >>")[0]
+    for written in (patch["spec"]["entrypoint"].removeprefix("python -m "), by_clock):
+        job, *arguments = shlex.split(written)
+        assert job == "jobs.synthesize"
+        options = synthesize.parse_arguments(arguments)
+        assert options.partition == datetime.now(UTC).date().isoformat()
+        settings = load_settings(options.settings, options.overrides)
+    ours = generate.parse_arguments(shlex.split(rayjob["spec"]["entrypoint"])[3:]).overrides
+    assert synthesize.parse_arguments(shlex.split(patch["spec"]["entrypoint"])[3:]).overrides == ours
+    assert settings.num_gpus is None, "cron's machine has the GPUs it has"
 
 
 def test_every_exit_status_is_explained_beside_the_entrypoint():

@@ -68,7 +68,8 @@ def test_the_image_installs_what_the_project_asks_for(project):
     assert pip[pip.index("--constraint") + 1] == "constraints.txt"
     assert pip[pip.index("--requirement") + 1] == "requirements.txt"
     listed = subprocess.run([sys.executable, "-c", step[2]], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert listed.stdout.split("\n")[:-1] == [*project["dependencies"], *project["optional-dependencies"]["gpu"]]
+    wanted = [one for extra in ("gpu", "synthesis", "c2pa") for one in project["optional-dependencies"][extra]]
+    assert listed.stdout.split("\n")[:-1] == [*project["dependencies"], *wanted]
     (base,) = [words for instruction, words in dockerfile() if instruction == "FROM"]
     version = tuple(int(part) for part in re.search(r"python:(\d+)\.(\d+)-", base[0]).groups())
     assert version >= tuple(int(part) for part in project["requires-python"].removeprefix(">=").split("."))

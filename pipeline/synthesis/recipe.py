@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -268,6 +268,17 @@ class Recipe(BaseModel):
             return texts[axis][piece or "text"]
 
         return _PLACE.sub(text, self.description)
+
+    def mean_seconds(self) -> float:
+        """Length of a clip in the mean over weights and lines."""
+        if values := self.axes.get("seconds"):
+            return sum(float(one.value) * one.weight for one in values) / sum(one.weight for one in values)
+        total = 0.0
+        for one in self.axes["language"]:
+            language = cast(Language, one.value)
+            lines = self.lines[language]
+            total += one.weight * sum(self.seconds(line, language, None) for line in lines) / len(lines)
+        return total / sum(one.weight for one in self.axes["language"])
 
     def seconds(self, line: str, language: Language, value: str | float | None) -> float:
         """Length of a clip: that of its axis, or as its line takes."""

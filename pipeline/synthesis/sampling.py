@@ -23,7 +23,10 @@ from pipeline.synthesis.recipe import MAX_CLIPS, REQUEST_AXES, SIZE_AXES, Recipe
 
 CONTENT_BYTES = 16
 
-_MOST_PASSES = 40
+_MOST_DRAWS, _CLIPS_OF_DRAWS = 8, 1000
+"""Of one partition, and how many clips they may have together."""
+_MOST_FRUITLESS = 15
+"""Passes over what is broken without less of it, after which a draw is given up."""
 _MOST_PARTNERS = 400
 _SIDEWAYS = 0.05
 """Of swaps that change nothing for the better or worse, the share that is kept: so a dead end is left again."""
@@ -66,30 +69,41 @@ def sample(recipe: Recipe, partition: str, images: Mapping[str, str], taken: Col
     taken = frozenset(taken)
 
     def draw(num_clips: int) -> list[SampledClip]:
-        return _Draw(recipe, partition, images, taken, num_clips).clips()
+        # Few clips may be rounded so that their values do not go together; rounded otherwise they do.
+        for attempt in range(max(1, min(_MOST_DRAWS, _CLIPS_OF_DRAWS // num_clips))):
+            drawn = _Draw(recipe, partition, images, taken, num_clips, attempt)
+            if drawn.mend():
+                return drawn.clips()
+        raise RecipeError(drawn.why())
 
     if recipe.clips is not None:
         return draw(recipe.clips)
     assert recipe.hours is not None
-    return _as_long_as(recipe.hours * 3600, draw)
+    wanted_s = recipe.hours * 3600
+    return _as_long_as(wanted_s, max(1, round(wanted_s / recipe.mean_seconds())), draw)
 
 
-def _as_long_as(wanted_s: float, draw: Callable[[int], list[SampledClip]]) -> list[SampledClip]:
-    """The draw whose length comes nearest; more clips are longer, but for what other counts change."""
-    num_clips, found = 1, draw(1)
+def _as_long_as(wanted_s: float, num_clips: int, draw: Callable[[int], list[SampledClip]]) -> list[SampledClip]:
+    """The draw whose length comes nearest, from a guess on; more clips are longer, but for what other counts change."""
+    _require_possible(wanted_s, num_clips)
+    found = draw(num_clips)
     for _ in range(_MOST_LENGTHS):
         length_s = _length_s(found)
         step = round((wanted_s - length_s) / (length_s / num_clips))
         if step == 0:
             break
         num_clips = max(1, num_clips + step)
-        if num_clips > MAX_CLIPS:
-            raise RecipeError(f"hours={wanted_s / 3600:g} takes {num_clips:,} clips, {MAX_CLIPS:,} is the most")
+        _require_possible(wanted_s, num_clips)
         other = draw(num_clips)
         if abs(_length_s(other) - wanted_s) >= abs(length_s - wanted_s):
             break
         found = other
     return found
+
+
+def _require_possible(wanted_s: float, num_clips: int) -> None:
+    if num_clips > MAX_CLIPS:
+        raise RecipeError(f"hours={wanted_s / 3600:g} takes {num_clips:,} clips, {MAX_CLIPS:,} is the most")
 
 
 def _length_s(clips: Sequence[SampledClip]) -> float:
@@ -118,9 +132,11 @@ def share_out(weights: Sequence[float], num_clips: int, offset: float) -> list[i
 class _Draw:
     """The columns of a partition while they are put right."""
 
-    def __init__(self, recipe: Recipe, partition: str, images: Mapping[str, str], taken: frozenset[str], num: int):
+    def __init__(
+        self, recipe: Recipe, partition: str, images: Mapping[str, str], taken: frozenset[str], num: int, attempt: int
+    ):
         self.recipe, self.partition, self.images, self.taken, self.num_clips = recipe, partition, images, taken, num
-        self._random = random.Random(_number(recipe.seed, partition, num))
+        self._random = random.Random(_number(recipe.seed, partition, num, attempt))
         self._digests: dict[tuple[str | float, ...], str] = {}
         self._line_seconds = {
             (language, line): speaking_seconds(line, language)
@@ -161,20 +177,27 @@ class _Draw:
         return [waiting[str(language)].pop() for language in self._columns["language"]]
 
     def clips(self) -> list[SampledClip]:
-        """The clips, once nothing is broken.
+        """The clips as they stand."""
+        return [self._clip(place) for place in range(self.num_clips)]
+
+    def mend(self) -> bool:
+        """Swap values until nothing is broken; whether that was to be had.
 
         Raises:
-            RecipeError: something is, however values are dealt out.
+            RecipeError: there are not as many contents as clips.
         """
         self._require_enough_contents()
-        for _ in range(_MOST_PASSES):
+        fewest, num_fruitless = self.num_clips + 1, 0
+        while num_fruitless < _MOST_FRUITLESS:
             broken = [place for place in range(self.num_clips) if self._cost(place)]
             if not broken:
-                return [self._clip(place) for place in range(self.num_clips)]
+                return True
+            num_fruitless = 0 if len(broken) < fewest else num_fruitless + 1
+            fewest = min(fewest, len(broken))
             self._random.shuffle(broken)
             for place in broken:
                 self._mend(place)
-        raise RecipeError(self._why())
+        return False
 
     def _mend(self, place: int) -> None:
         """Swap values of one clip with others' until it is right, or nobody has what it needs."""
@@ -283,7 +306,7 @@ class _Draw:
                     "different ones: add lines or values, or ask for fewer clips"
                 )
 
-    def _why(self) -> str:
+    def why(self) -> str:
         """What is still broken, the most frequent first."""
         reasons: Counter[str] = Counter()
         for place in range(self.num_clips):

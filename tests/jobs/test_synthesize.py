@@ -1,0 +1,238 @@
+"""A recipe from its axes to training data that people load, on a real cluster: partition by partition."""
+
+import io
+import json
+import shutil
+from contextlib import redirect_stdout
+from glob import glob
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+import ray
+import ray.data
+import webdataset
+import yaml
+from PIL import Image
+
+from actors.media import probe
+from jobs.synthesize import main
+from pipeline.synthesis.recipe import read_recipe
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "recipe.yaml"
+MINI = Path(__file__).parents[2] / "checkpoints" / "mini"
+FIRST, SECOND = "2026-11-22", "2026-11-23"
+
+
+def said(arguments):
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        status = main(arguments)
+    return status, printed.getvalue()
+
+
+@pytest.fixture
+def connected(cluster):
+    """For Ray Data in this process, which would start a cluster of its own."""
+    ray.init(address=cluster.address)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def made(cluster, tmp_path_factory):
+    """A part of the first partition, all of it, all of it again, and the next partition."""
+    output = tmp_path_factory.mktemp("dataset")
+    arguments = ["--recipe", str(EXAMPLE), "--output", str(output), "--checkpoint", str(MINI)]
+    arguments += ["--address", cluster.address, "--shard-mb", "1"]
+    part = said([*arguments, "--partition", FIRST, "--limit", "4"])
+    has_index = (output / "index").exists()
+    first = said([*arguments, "--partition", FIRST])
+    stamps = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    again = said([*arguments, "--partition", FIRST])
+    after = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
+    second = said([*arguments, "--partition", SECOND])
+    return SimpleNamespace(
+        output=output,
+        arguments=arguments,
+        part=part,
+        part_has_index=has_index,
+        first=first,
+        again=again,
+        is_untouched=stamps == after,
+        second=second,
+    )
+
+
+def index(made, partition=None):
+    folder = made.output / "index"
+    return pq.read_table(folder / f"{partition}.parquet" if partition else folder).to_pylist()
+
+
+def test_thirty_and_none_and_thirty(made):
+    assert made.part[0] == 0, made.part[1]
+    assert "4 made, 0 skipped" in made.part[1]
+    assert "a part was made; without --only and --limit it is finished" in made.part[1]
+    assert not made.part_has_index
+    assert made.first[0] == 0, made.first[1]
+    assert "26 made, 4 skipped" in made.first[1]
+    assert f"partition {FIRST} is in the dataset: 30 clips" in made.first[1]
+    assert made.again == (0, f"partition {FIRST} finished already, nothing was made: 30 clips\n")
+    assert made.is_untouched
+    assert made.second[0] == 0, made.second[1]
+    assert "30 made, 0 skipped" in made.second[1]
+
+
+def test_no_content_is_there_twice_and_weights_hold_within_one_clip(made):
+    recipe = read_recipe(str(EXAMPLE))
+    contents = []
+    for partition in (FIRST, SECOND):
+        rows = index(made, partition)
+        contents += [row["content"] for row in rows]
+        for axis, values in recipe.axes.items():
+            if axis == "seconds":
+                continue  # the index has what came out
+            total = sum(one.weight for one in values)
+            for one in values:
+                found = sum(row[axis] == one.value for row in rows)
+                assert abs(found - 30 * one.weight / total) < 1, (partition, axis, one.value)
+        assert sorted(row["split"] for row in rows) == ["test"] * 3 + ["train"] * 24 + ["validation"] * 3
+    assert len(contents) == len(set(contents)) == 60
+    assert len({row["seed"] for row in index(made)}) == 60
+
+
+def test_the_index_tells_of_every_clip_what_training_needs(made):
+    for row in index(made):
+        path = made.output / row["media"]
+        facts = probe(path.read_bytes())
+        assert path.stat().st_size == row["num_bytes"]
+        assert (facts.width, facts.height, facts.num_frames) == (row["width"], row["height"], row["num_frames"])
+        assert facts.video_s == pytest.approx(row["seconds"])
+        assert row["caption"] in row["prompt"]
+        assert row["caption"].startswith("A woman" if row["speaker"] == "Woman" else "A man")
+        assert (
+            row["transcript"].rstrip("！。!. ") in row["prompt"].replace(" ", "") or row["transcript"] in row["prompt"]
+        )
+        assert row["fingerprint"]
+
+
+def test_it_loads_with_pyarrow_and_ray_data(made, connected):
+    table = pyarrow.dataset.dataset(made.output / "index").to_table()
+    assert table.num_rows == 60
+    train = pyarrow.dataset.dataset(made.output / "index").to_table(filter=pyarrow.dataset.field("split") == "train")
+    assert train.num_rows == 48
+    clips = ray.data.read_parquet(str(made.output / "index"), columns=["id", "language"])
+    assert clips.count() == 60
+    assert {row["language"] for row in clips.take_all()} == {"zh", "yue", "en", "ja", "ko", "de", "fr"}
+
+
+def test_it_loads_with_webdataset(made):
+    rows = {row["id"]: row for row in index(made)}
+    seen = {}
+    for split in ("train", "validation", "test"):
+        shards = sorted(glob(str(made.output / "shards" / "*" / f"{split}-*.tar")))
+        for sample in webdataset.WebDataset(shards, shardshuffle=False):
+            row = rows[sample["__key__"]]
+            assert row["split"] == split
+            assert sample["mp4"] == (made.output / row["media"]).read_bytes()
+            assert sample["txt"].decode() == row["transcript"]
+            told = json.loads(sample["json"])
+            assert (told["language"], told["seed"], told["sha256"]) == (row["language"], row["seed"], row["sha256"])
+            assert (made.output / row["shard"]).samefile(sample["__url__"])
+            seen[sample["__key__"]] = split
+    assert seen.keys() == rows.keys()
+
+
+def test_the_card_tells_what_is_there(made):
+    card = (made.output / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["language"] == ["zh", "yue", "en", "ja", "ko", "de", "fr"]
+    assert front["configs"] == [{"config_name": "default", "data_files": "index/*.parquet"}]
+    assert front["size_categories"] == ["n<1K"]
+    assert "60 clips of talking people" in card
+    assert "| train | 48 |" in card
+    assert "| Woman | 30.0 | 30 |" in card
+    for partition in (FIRST, SECOND):
+        assert f"| {partition} | 30 | 0 | 44 s |" in card
+    with Image.open(made.output / "figures" / "distributions.png") as figure:
+        assert figure.width > 800
+        assert len(set(figure.convert("L").getdata())) > 10
+
+
+def test_code_of_the_card_runs_in_its_folder(made, connected, monkeypatch):
+    monkeypatch.chdir(made.output)
+    blocks = (made.output / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
+    names = {}
+    for block in blocks:
+        exec(block.split("```")[0], names)
+    assert names["table"].num_rows == names["clips"].count() == 60
+    assert sum(1 for _ in names["samples"]) == 48
+
+
+def test_another_recipe_is_refused_for_a_drawn_partition(made, tmp_path, capsys):
+    shutil.copytree(EXAMPLE.parent / "lines", tmp_path / "lines")
+    changed = tmp_path / "recipe.yaml"
+    changed.write_text(EXAMPLE.read_text(encoding="utf-8").replace("seed: 20", "seed: 21"), encoding="utf-8")
+    arguments = ["--recipe", str(changed), *made.arguments[2:], "--partition", FIRST]
+    assert main(arguments) == 2
+    differs = "seed is 21, was 20. Name another partition"
+    assert capsys.readouterr().err == f"error: partition {FIRST} was drawn from another recipe: {differs}\n"
+    assert "was drawn from another" not in said([*arguments, "--dry-run", "--partition", "2026-11-24"])[1]
+
+
+def test_what_failed_is_tried_again_when_asked(made, tmp_path):
+    """A clip whose record is gone has failed for all the dataset knows."""
+    output = tmp_path / "dataset"
+    shutil.copytree(made.output, output)
+    arguments = [str(output) if one == str(made.output) else one for one in made.arguments]
+    lost = index(made, FIRST)[3]
+    (output / lost["media"]).with_suffix(".json").unlink()
+    table = pq.read_table(output / "index" / f"{FIRST}.parquet")
+    pq.write_table(
+        table.filter(pyarrow.compute.not_equal(table["id"], lost["id"])), output / "index" / f"{FIRST}.parquet"
+    )
+    status, printed = said([*arguments, "--partition", FIRST])
+    assert (status, printed) == (
+        3,
+        f"partition {FIRST} finished already, nothing was made: 29 clips, 1 failed (--retry-failed tries them again)\n",
+    )
+    status, printed = said([*arguments, "--partition", FIRST, "--retry-failed"])
+    assert status == 0, printed
+    assert "1 made, 29 skipped" in printed
+    assert pq.read_table(output / "index" / f"{FIRST}.parquet").num_rows == 30
+
+
+def test_a_dry_run_shows_prompts_weights_plan_and_cost_and_writes_nothing(tmp_path, capsys):
+    output = tmp_path / "dataset"
+    arguments = ["--recipe", str(EXAMPLE), "--output", str(output), "--partition", FIRST, "--dry-run"]
+    assert main([*arguments, "--gpus", "8", "--price", "2.5"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"greetings-{FIRST}-000000  ")
+    assert "30 clips, 44.0 s in all, of which 3 are shown" in printed
+    assert "scene     studio           15.0     15" in printed
+    assert f"{FIRST}: 30 rows, 30 clips, 8 x H100 of 80 GB" in printed
+    assert "GPU-hours" in printed
+    assert "cost" in printed
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (["--partition", "a/b"], "argument --partition: must be 1 to 40 letters, digits, underscores or hyphens"),
+        (["--shard-mb", "5000"], "argument --shard-mb: must be at most 4000, got 5000"),
+        (["--dry-run", "--only", "x"], "error: --only x: no clip of partition all has this id\n"),
+        ([], "error: --checkpoint is missing: the model to make clips with; --dry-run can do without\n"),
+        (["--checkpoint", "/absent", "--recipe", "absent.yaml"], "absent.yaml"),
+    ],
+)
+def test_wrong_usage_is_one_line(tmp_path, capsys, more, error):
+    try:
+        status = main(["--recipe", str(EXAMPLE), "--output", str(tmp_path / "out"), *more])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    assert error in capsys.readouterr().err.splitlines(keepends=True)[-1]
+    assert not (tmp_path / "out").exists()
