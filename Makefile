@@ -7,7 +7,7 @@ DEMO_OUT := out/demo
 
 RESULTS := benchmarks/results
 
-.PHONY: demo test test-with-ray test-without-ray soak lint format audit bench bench-pipeline bench-driver bench-gpu setup setup-dev clean
+.PHONY: demo test test-with-ray test-without-ray soak lint format audit bench bench-pipeline bench-driver bench-gpu api setup setup-dev clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -63,6 +63,11 @@ bench-driver: setup-dev
 # for text transformers, for sound diffusers, for the time of loading zstandard. Nothing of the cluster.
 bench-gpu:
 	@$(PYTHON) -m benchmarks.inference --device cuda --output $(RESULTS)/inference_gpu.json --baseline $(RESULTS)/inference_gpu_baseline.json --graphs out/graphs
+
+# Pages of every module, from its docstrings: out/api/index.html.
+api: setup-dev
+	@$(BIN)/pdoc --docformat google --output-directory out/api actors jobs model pipeline
+	@echo out/api/index.html
 
 lint: setup-dev
 	$(BIN)/ruff format --check .
