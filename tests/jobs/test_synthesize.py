@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from actors.media import probe
+from actors.request import space_cjk
 from jobs.synthesize import main
 from pipeline.synthesis.recipe import read_recipe
 
@@ -112,9 +113,7 @@ def test_the_index_tells_of_every_clip_what_training_needs(made):
         assert facts.video_s == pytest.approx(row["seconds"])
         assert row["caption"] in row["prompt"]
         assert row["caption"].startswith("A woman" if row["speaker"] == "Woman" else "A man")
-        assert (
-            row["transcript"].rstrip("！。!. ") in row["prompt"].replace(" ", "") or row["transcript"] in row["prompt"]
-        )
+        assert f'"{space_cjk(row["transcript"])}"' in row["prompt"]
         assert row["fingerprint"]
 
 
