@@ -1,7 +1,4 @@
-"""`python -m jobs.ablate`: train variants of the base model under one budget, and say what its parts are worth.
-
-Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 when training broke. The same command goes on where it stopped.
-"""
+"""`python -m jobs.ablate`: train variants of the base model under one budget, and say what its parts are worth."""
 
 from __future__ import annotations
 
@@ -16,8 +13,19 @@ from rich.table import Table
 
 from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.small_world.speech import SpeechError
-from jobs.arguments import absolute, positive
-from jobs.generate import EXIT_DONE, EXIT_USAGE, ClusterError, connect
+from jobs.arguments import (
+    CONTINUES,
+    EXIT_USAGE,
+    TRAINING_STATUSES,
+    JobParser,
+    absolute,
+    add_address,
+    add_checkpoint,
+    add_num_workers,
+    add_output,
+    positive,
+)
+from jobs.generate import EXIT_DONE, ClusterError, connect
 from jobs.interruption import end_interrupted
 from model.capabilities import read_capabilities
 from model.layout import find_layout
@@ -25,36 +33,49 @@ from pipeline.ablation import Ablation, ablation_table, run_ablation, write_abla
 from pipeline.extras import require_libraries
 from pipeline.settings import Settings
 
+PROG = "python -m jobs.ablate"
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.ablate",
-        description="Train the base model as it is, without experts, without gates and with a timestep embedding, "
-        "each for as many steps, and compare loss and right words on held-out clips of the small world.",
-        epilog="Running the same command again goes on where it stopped. See docs/training.md.",
+
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        "Train the base model as it is, without experts, without gates and with a timestep embedding, each for as many "
+        f"steps, and compare loss and right words on held-out clips of the small world. {CONTINUES}",
+        (
+            "--data out/mini/latents --held-out out/held-out --checkpoint out/mini/checkpoint --output out/ablation",
+            "--data out/mini/latents --held-out out/held-out --checkpoint out/mini/checkpoint --output out/ablation "
+            "--num-steps 200 --seeds 1 --num-clips 49",
+        ),
+        TRAINING_STATUSES,
+        "How to train: docs/training.md.",
     )
-    parser.add_argument("--recipe", default="recipes/mini/base.yaml", metavar="URL", help="of the base model")
-    parser.add_argument("--data", required=True, metavar="URL", help="folder of latents to train on")
-    parser.add_argument("--held-out", required=True, metavar="URL", help="folder of latents of another seed")
-    parser.add_argument("--checkpoint", required=True, metavar="URL", help="has the audio autoencoder")
-    parser.add_argument("--output", required=True, metavar="URL", help="folder of runs, table and plot")
-    parser.add_argument("--num-steps", type=positive, default=1200, metavar="N", help="of every run (default: 1200)")
-    parser.add_argument("--seeds", default="1,2", metavar="N,N", help="of the runs of every variant (default: 1,2)")
-    parser.add_argument("--num-clips", type=positive, default=196, metavar="N", help="to judge by (default: 196)")
-    parser.add_argument("--num-workers", type=positive, metavar="N", help="runs at a time (default: all CPUs)")
-    parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
-    options = parser.parse_args(arguments)
+    ends, made = parser.ends, parser.made
+    ends.add_argument("--recipe", default="recipes/mini/base.yaml", metavar="URL", help="of the base model")
+    ends.add_argument("--data", required=True, metavar="URL", help="folder of latents to train on")
+    ends.add_argument("--held-out", required=True, metavar="URL", help="folder of latents of another seed")
+    add_checkpoint(parser, "has the audio autoencoder")
+    add_output(parser, "folder of runs, table and plot")
+    made.add_argument("--num-steps", type=positive, default=1200, metavar="N", help="of every run (default: 1200)")
+    made.add_argument(
+        "--seeds", type=_seeds, default="1,2", metavar="N,N", help="of the runs of every variant (default: 1,2)"
+    )
+    made.add_argument("--num-clips", type=positive, default=196, metavar="N", help="to judge by (default: 196)")
+    add_num_workers(parser, "runs")
+    add_address(parser)
+    return parser
+
+
+def _seeds(text: str) -> tuple[int, ...]:
     try:
-        options.seeds = tuple(int(seed) for seed in options.seeds.split(","))
-    except ValueError:
-        parser.error(f"--seeds must be whole numbers with commas between them, got {options.seeds}")
-    return options
+        return tuple(int(seed) for seed in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, got {text}") from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the job; returns the exit status."""
-    options = parse_arguments(arguments)
+    options = make_parser(prog).parse_args(arguments)
     console = Console()
     try:
         require_libraries("evaluation", "matplotlib")

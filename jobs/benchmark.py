@@ -1,7 +1,7 @@
 """`python -m jobs.benchmark`: measure what clips cost on this machine, for `jobs.plan` and for runs.
 
 Makes a few clips of a checkpoint at each resolution, stage by stage in this process, one clip at a time, and writes
-`costs.yaml` into the output; the clips lie beside it. Exit status: 0 measured, 1 a clip failed, 2 wrong usage.
+`costs.yaml` into the output; the clips lie beside it.
 """
 
 from __future__ import annotations
@@ -12,50 +12,66 @@ import sys
 from collections.abc import Sequence
 
 from actors.storage import join, write_atomically
-from jobs.arguments import positive
+from jobs.arguments import (
+    EXIT_USAGE,
+    JobParser,
+    add_checkpoint,
+    add_mode,
+    add_output,
+    add_settings,
+    positive,
+    settings_of,
+)
+from jobs.next_steps import with_next_step
 from model.capabilities import BASE_RESOLUTION
 from model.geometry import MAX_SECONDS, RESOLUTIONS
 from pipeline.benchmark import Benchmark, BenchmarkError
 from pipeline.forecast import Model
 from pipeline.run_spec import RunSpec
-from pipeline.settings import load_settings
+
+PROG = "python -m jobs.benchmark"
 
 EXIT_DONE = 0
 EXIT_BROKEN = 1
-EXIT_USAGE = 2
 
 COSTS_NAME = "costs.yaml"
 _MANIFEST_NAME = "manifest.jsonl"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.benchmark",
-        description="Measure what clips cost on this machine: a file of figures for jobs.plan and for runs.",
-        epilog="Exit status: 0 measured, 1 a clip failed, 2 wrong usage.",
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        "Measure what clips cost on this machine: a file of figures for plans and for runs.",
+        (
+            "--checkpoint checkpoints/mini --output out/benchmark --resolution 256p --clips 1",
+            "--checkpoint checkpoints/release --output out/benchmark --mode base",
+        ),
+        {EXIT_DONE: "measured", EXIT_BROKEN: "a clip failed", EXIT_USAGE: "wrong usage"},
+        "What is measured: docs/planning.md.",
     )
-    parser.add_argument("--checkpoint", required=True, metavar="URL", help="checkpoint folder; local or e.g. s3://")
-    parser.add_argument("--output", required=True, metavar="URL", help=f"folder that gets {COSTS_NAME} and the clips")
-    parser.add_argument(
+    add_checkpoint(parser)
+    add_output(parser, f"folder that gets {COSTS_NAME} and the clips; local or e.g. s3://")
+    parser.made.add_argument(
         "--resolution",
         action="append",
         choices=RESOLUTIONS,
         help="measure only this one; may be repeated (default: all that the checkpoint has)",
     )
-    parser.add_argument(
+    parser.made.add_argument(
         "--clips", type=positive, default=3, metavar="N", help="clips per resolution, besides the first (default: 3)"
     )
-    parser.add_argument("--seconds", type=float, metavar="S", help="length of a clip (default: the checkpoint's)")
-    parser.add_argument("--mode", choices=("base", "distill"), help="as in jobs.generate")
-    parser.add_argument("--settings", metavar="FILE", help="YAML file of settings, as in jobs.generate")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one setting"
-    )
-    options = parser.parse_args(arguments)
-    overrides = [*options.overrides, *([f"mode={options.mode}"] if options.mode else [])]
+    parser.made.add_argument("--seconds", type=float, metavar="S", help="length of a clip (default: the checkpoint's)")
+    add_mode(parser)
+    add_settings(parser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Measure and write; returns the exit status."""
+    options = make_parser(prog).parse_args(arguments)
     try:
-        settings = load_settings(options.settings, overrides)
+        settings = settings_of(options)
         # Clips of an earlier benchmark are made anew: what counts is the time.
         spec = RunSpec(
             join(options.output, _MANIFEST_NAME), options.output, options.checkpoint, settings, overwrite=True
@@ -68,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BROKEN
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_next_step(error)}", file=sys.stderr)
         return EXIT_USAGE
 
 

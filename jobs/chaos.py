@@ -2,8 +2,6 @@
 
 A Ray cluster of several nodes, an S3 server that fails for a tenth of the calls and a tiny manifest. One run goes
 undisturbed; the other one loses workers, nodes and its driver, is started again until it ends, and is compared.
-
-Exit status: 0 when every row has one outcome and every clip is the same, 1 when not, 2 for wrong usage.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from PIL import Image
 
 from actors.clip_files import CLIPS_FOLDER
 from actors.storage import join, list_names, write_atomically
-from jobs.arguments import positive
+from jobs.arguments import EXIT_USAGE, JobParser, positive
 from pipeline.chaos.blows import draw_blows
 from pipeline.chaos.comparison import find_differences, read_outcomes
 from pipeline.chaos.faulty_store import PASSING_FAULTS, FaultyStore
@@ -34,6 +32,11 @@ from pipeline.chaos.local_cluster import LocalCluster, NodeSize
 from pipeline.chaos.s3_server import KEYS, has_ceph, s3_server
 from pipeline.chaos.trial import Trial, TrialError, TrialFigures
 from pipeline.extras import ExtraError, require_libraries
+
+PROG = "python -m jobs.chaos"
+
+EXIT_SAME = 0
+EXIT_OTHER = 1
 
 NODE = NodeSize(num_cpus=4, num_gpus=2)
 NUM_NODES = 2
@@ -47,23 +50,35 @@ _LANGUAGES = ("zh", "yue", "en", "ja", "ko", "de", "fr")
 _MANIFEST = "manifest.jsonl"
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.chaos",
-        description="Break a run in every way there is on this machine, and see that it makes the same clips.",
-        epilog="Exit status: 0 every row has one outcome and every clip is the same, 1 not, 2 wrong usage.",
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        "Break a run in every way there is on this machine, and see that it makes the same clips.",
+        ("--rows 20 --kills 5", "--rows 200 --kills 50 --seed 1"),
+        {
+            EXIT_SAME: "every row has one outcome and every clip is the same",
+            EXIT_OTHER: "not so",
+            EXIT_USAGE: "wrong usage",
+        },
+        "What is broken: docs/operations.md.",
     )
-    parser.add_argument("--rows", type=positive, default=200, metavar="N", help="of the manifest (default: 200)")
-    parser.add_argument(
+    parser.ends.add_argument(
+        "--checkpoint",
+        default="checkpoints/mini",
+        metavar="FOLDER",
+        help="checkpoint folder (default: checkpoints/mini)",
+    )
+    parser.ends.add_argument(
+        "--logs", default="out/chaos", metavar="FOLDER", help="what drivers print (default: out/chaos)"
+    )
+    made = parser.made
+    made.add_argument("--rows", type=positive, default=200, metavar="N", help="of the manifest (default: 200)")
+    made.add_argument(
         "--kills", type=positive, default=50, metavar="N", help="of workers, nodes, drivers (default: 50)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is killed when (default: 0)")
-    parser.add_argument(
-        "--checkpoint", default="checkpoints/mini", metavar="FOLDER", help="(default: checkpoints/mini)"
-    )
-    parser.add_argument("--logs", default="out/chaos", metavar="FOLDER", help="what drivers print (default: out/chaos)")
-    return parser.parse_args(arguments)
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="of what is killed when (default: 0)")
+    return parser
 
 
 def manifest_rows(num_rows: int) -> list[dict[str, object]]:
@@ -87,15 +102,15 @@ def manifest_rows(num_rows: int) -> list[dict[str, object]]:
     return rows
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the job; returns the exit status."""
-    options = parse_arguments(arguments)
+    options = make_parser(prog).parse_args(arguments)
     try:
         if not has_ceph():
             require_libraries("chaos", "moto")
     except ExtraError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_USAGE
     logs = Path(options.logs, f"seed-{options.seed}")
     logs.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -112,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             figures = _run_disturbed(bucket, options, store, len(undisturbed.clips), logs / "disturbed.log")
         except TrialError as error:
             print(f"error: {error}", file=sys.stderr)
-            return 1
+            return EXIT_OTHER
         outcomes = read_outcomes(join(bucket, "disturbed"))
         differences = find_differences([str(row["id"]) for row in rows], undisturbed, outcomes)
         _print_figures(figures, store, len(outcomes.clips), len(outcomes.dead_letters))
@@ -121,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in differences:
         print(f"difference: {line}")
     print("every row has one outcome, and every clip is the same" if not differences else "NOT the same")
-    return 1 if differences else 0
+    return EXIT_OTHER if differences else EXIT_SAME
 
 
 def _write_inputs(bucket: str, rows: Sequence[Mapping[str, object]]) -> None:

@@ -1,7 +1,4 @@
-"""`python -m jobs.check_checkpoint URL`: say what a checkpoint holds, what is wrong with it, and what it can make.
-
-Exit status: 0 when everything needed is there and sound, 1 when something is absent or wrong, 2 for wrong usage.
-"""
+"""`python -m jobs.check_checkpoint URL`: say what a checkpoint holds, what is wrong with it, and what it can make."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from actors.checkpoint_source import open_checkpoint
+from jobs.arguments import EXIT_USAGE, JobParser
 from model.capabilities import Capabilities
 from model.checkpoint_files import CheckpointError
 from model.components import Contents
@@ -19,31 +17,43 @@ from model.geometry import RESOLUTIONS
 from model.inspection import MODES, Inspection, inspect, parameter_counts
 from model.layout import COMPONENTS, CONFIG_NAME
 
+PROG = "python -m jobs.check_checkpoint"
+
 EXIT_SOUND = 0
 EXIT_FAULTY = 1
-EXIT_USAGE = 2
 
 _SHORT_DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
 _LANES = [f"{mode}/{resolution}" for mode in MODES for resolution in RESOLUTIONS]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Look and print; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.check_checkpoint",
-        description="Say what a checkpoint holds, what is missing or wrong, and which modes can run. "
-        "Only names, shapes and sizes are read, so a bucket with hundreds of gigabytes takes seconds.",
-        epilog="Exit status: 0 everything needed is sound, 1 something is absent or wrong, 2 wrong usage.",
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        "Say what a checkpoint holds, what is missing or wrong, and which modes can run. Only names, shapes and sizes "
+        "are read, so a bucket with hundreds of gigabytes takes seconds.",
+        ("checkpoints/mini", "s3://bucket/checkpoints --lane distill/540p"),
+        {
+            EXIT_SOUND: "everything needed is sound",
+            EXIT_FAULTY: "something is absent or wrong",
+            EXIT_USAGE: "wrong usage, or a store out of reach",
+        },
+        "Layouts of checkpoints: docs/checkpoints.md.",
     )
-    parser.add_argument("url", metavar="URL", help="checkpoint folder; local or e.g. s3://")
-    parser.add_argument(
+    parser.ends.add_argument("url", metavar="URL", help="checkpoint folder; local or e.g. s3://")
+    parser.made.add_argument(
         "--lane",
         action="append",
         choices=_LANES,
         metavar="MODE/RESOLUTION",
         help=f"need only what this lane needs; may be repeated ({', '.join(_LANES)}; default: all that belongs there)",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Look and print; returns the exit status."""
+    options = make_parser(prog).parse_args(arguments)
     try:
         files = open_checkpoint(options.url)
         inspection = inspect(files)

@@ -1,7 +1,4 @@
-"""`python -m jobs.evaluate`: figures about the finished clips of a run, or about super-resolution in the small world.
-
-Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 when the evaluation broke.
-"""
+"""`python -m jobs.evaluate`: figures about the finished clips of a run, or about a checkpoint's super-resolution."""
 
 from __future__ import annotations
 
@@ -18,64 +15,83 @@ from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.small_world.enlarging import Enlarging
 from actors.small_world.speech import SpeechError
 from actors.storage import join
-from jobs.arguments import positive
-from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE
+from jobs.arguments import EXIT_USAGE, JobParser, add_num_workers, add_settings, positive, settings_of
+from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED
 from model.capabilities import read_capabilities
 from model.layout import find_layout
 from pipeline.evaluation import EvaluationBrokenError, EvaluationError, EvaluationSpec, evaluate
 from pipeline.evaluation_report import REPORT_FOLDER, print_evaluation, write_evaluation
 from pipeline.extras import require_libraries
-from pipeline.settings import load_settings
 from pipeline.super_resolution_evaluation import evaluate_super_resolution, print_figures, write_figures
+
+PROG = "python -m jobs.evaluate"
 
 EXIT_BROKEN = 1
 
 _LIBRARIES = ("jiwer", "matplotlib", "pocketsphinx")
 _SEED = 2_000_000
 _NUM_CLIPS = 50
-_OF_A_RUN = ("output", "whisper", "num_workers")
-_OF_SUPER_RESOLUTION = ("checkpoint", "num_clips", "seed", "settings", "set")
+_OF_A_RUN = {"--output": "output", "--whisper": "whisper", "--num-workers": "num_workers"}
+_OF_SUPER_RESOLUTION = {
+    "--checkpoint": "checkpoint",
+    "--num-clips": "num_clips",
+    "--seed": "seed",
+    "--settings": "settings",
+    "--set": "overrides",
+}
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.evaluate",
-        description="Judge the finished clips of a run: words, mouths, colours, lengths. With --super-resolution: "
-        "compare a checkpoint's super-resolution with bilinear enlargement.",
-        epilog="docs/evaluation.md says what every figure means.",
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        "Judge the finished clips of a run: words, mouths, colours, lengths. With --super-resolution: compare a "
+        "checkpoint's super-resolution with bilinear enlargement.",
+        (
+            "--output out/demo",
+            "--super-resolution --checkpoint checkpoints/mini --report out/super_resolution --num-clips 50",
+        ),
+        {
+            EXIT_DONE: "done",
+            EXIT_BROKEN: "the evaluation broke",
+            EXIT_USAGE: "wrong usage, or nothing that can be evaluated",
+            EXIT_INTERRUPTED: "interrupted",
+        },
+        "What every figure means: docs/evaluation.md.",
     )
-    parser.add_argument("--output", metavar="URL", help="folder of a run of jobs.generate")
-    parser.add_argument("--report", metavar="URL", help="folder of the figures (default: evaluation/ in --output)")
-    parser.add_argument(
+    ends, made = parser.ends, parser.made
+    ends.add_argument("--output", metavar="URL", help="folder of a run; local or e.g. s3://")
+    ends.add_argument("--report", metavar="URL", help="folder of the figures (default: evaluation/ in --output)")
+    ends.add_argument(
         "--whisper", metavar="FOLDER", help="Whisper checkpoint for WER and CER, as transformers saves it"
     )
-    parser.add_argument("--num-workers", type=positive, metavar="N", help="processes (default: all cores)")
-    parser.add_argument("--super-resolution", action="store_true", help="evaluate a checkpoint instead of a run")
-    parser.add_argument("--checkpoint", metavar="URL", help="with --super-resolution: checkpoint folder")
-    parser.add_argument(
+    ends.add_argument("--checkpoint", metavar="URL", help="with --super-resolution: checkpoint folder")
+    made.add_argument("--super-resolution", action="store_true", help="evaluate a checkpoint instead of a run")
+    made.add_argument(
         "--num-clips", type=positive, metavar="N", help=f"with --super-resolution: clips (default: {_NUM_CLIPS})"
     )
-    parser.add_argument("--seed", type=int, help=f"with --super-resolution: of the world (default: {_SEED})")
-    parser.add_argument("--settings", metavar="FILE", help="with --super-resolution: YAML file, for its sampling.sr_*")
-    parser.add_argument(
-        "--set", action="append", metavar="NAME=VALUE", help="with --super-resolution: override one setting"
-    )
-    options = parser.parse_args(arguments)
+    made.add_argument("--seed", type=int, metavar="N", help=f"with --super-resolution: of the world (default: {_SEED})")
+    add_settings(parser, "with --super-resolution: ")
+    add_num_workers(parser, default="all cores")
+    return parser
+
+
+def _require_that_they_go_together(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     needed = ("checkpoint", "report") if options.super_resolution else ("output",)
     if missing := [f"--{name}" for name in needed if getattr(options, name) is None]:
         mode = " with --super-resolution" if options.super_resolution else ""
         parser.error(f"{' and '.join(missing)} must be given{mode}")
     others = _OF_A_RUN if options.super_resolution else _OF_SUPER_RESOLUTION
-    if unused := [f"--{name.replace('_', '-')}" for name in others if getattr(options, name) is not None]:
+    if unused := [option for option, name in others.items() if getattr(options, name) not in (None, [])]:
         mode = "with" if options.super_resolution else "without"
         parser.error(f"{' and '.join(unused)} must not be given {mode} --super-resolution")
-    return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the job; returns the exit status."""
-    options = parse_arguments(arguments)
+    parser = make_parser(prog)
+    options = parser.parse_args(arguments)
+    _require_that_they_go_together(parser, options)
     console = Console()
     try:
         (_evaluate_super_resolution if options.super_resolution else _evaluate_run)(options, console)
@@ -103,7 +119,7 @@ def _evaluate_run(options: argparse.Namespace, console: Console) -> None:
 
 
 def _evaluate_super_resolution(options: argparse.Namespace, console: Console) -> None:
-    settings = load_settings(options.settings, options.set or ())
+    settings = settings_of(options)
     seed = _SEED if options.seed is None else options.seed
     source = CheckpointSource(options.checkpoint, settings.cache_dir)
     files = open_checkpoint(options.checkpoint)

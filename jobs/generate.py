@@ -1,8 +1,4 @@
-"""`python -m jobs.generate`: a manifest of prompts becomes finished clips.
-
-Exit status: 0 when every row is a clip, 3 when some rows were dead-lettered, 2 for wrong usage, 130 when interrupted,
-75 when it ended before its time and the same command continues, 1 when the run broke.
-"""
+"""`python -m jobs.generate`: a manifest of prompts becomes finished clips."""
 
 from __future__ import annotations
 
@@ -22,23 +18,45 @@ from rich.console import Console
 
 from actors.redaction import redact
 from actors.storage import StoreUnavailableError
+from jobs.arguments import (
+    EXIT_USAGE,
+    MANIFEST_HELP,
+    JobParser,
+    add_address,
+    add_checkpoint,
+    add_mode,
+    add_output,
+    add_overwrite,
+    add_settings,
+    settings_of,
+)
+from jobs.next_steps import with_next_step
 from jobs.worker_environment import handing_on
 from pipeline.lane import LaneWork
 from pipeline.report import begin_books, print_summary, write_books
 from pipeline.run import Run
 from pipeline.run_lock import RunLock
 from pipeline.run_spec import RunSpec
-from pipeline.settings import load_settings
 from pipeline.supervision import StartError, StuckError
 
 logger = logging.getLogger(__name__)
 
+PROG = "python -m jobs.generate"
+
 EXIT_DONE = 0
 EXIT_BROKEN = 1
-EXIT_USAGE = 2
 EXIT_DEAD_LETTERS = 3
 EXIT_CONTINUE = 75
 EXIT_INTERRUPTED = 130
+
+STATUSES = {
+    EXIT_DONE: "every row is a clip",
+    EXIT_BROKEN: "the run broke",
+    EXIT_USAGE: "wrong usage",
+    EXIT_DEAD_LETTERS: "some rows were dead-lettered",
+    EXIT_CONTINUE: "ended before its time; the same command continues",
+    EXIT_INTERRUPTED: "interrupted; the same command continues",
+}
 
 _FORWARDED = (
     "AWS_ACCESS_KEY_ID",
@@ -56,31 +74,28 @@ class ClusterError(Exception):
     """There is no Ray cluster to run on."""
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.generate",
-        description="Turn a manifest of prompts into multilingual talking-human clips.",
-        epilog="Exit status: 0 all rows are clips, 3 some rows were dead-lettered, 2 wrong usage, 75 ended before its "
-        "time, 130 interrupted. Running the same command again continues where it stopped.",
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        "Turn a manifest of prompts into multilingual talking-human clips. Running the same command again continues "
+        "where it stopped.",
+        (
+            "--manifest examples/demo.jsonl --output out/demo --checkpoint checkpoints/mini",
+            "--manifest s3://bucket/manifest.jsonl --output s3://bucket/run-1 --checkpoint s3://bucket/checkpoints "
+            "--set num_gpus=64 --set accelerator_type=H100",
+        ),
+        STATUSES,
+        "Manifests: docs/manifest.md. Settings and exit statuses: docs/settings.md.",
     )
-    parser.add_argument("--manifest", required=True, metavar="URL", help="JSONL, CSV or Parquet; local or e.g. s3://")
-    parser.add_argument("--output", required=True, metavar="URL", help="folder of the results; local or e.g. s3://")
-    parser.add_argument("--checkpoint", required=True, metavar="URL", help="checkpoint folder; local or e.g. s3://")
-    parser.add_argument(
-        "--mode", choices=("base", "distill"), help="many guided steps, or few distilled ones (default)"
-    )
-    parser.add_argument("--settings", metavar="FILE", help="YAML file of settings, see docs/settings.md")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one setting"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="make a clip anew where the output holds another of the same id"
-    )
-    parser.add_argument(
-        "--address", metavar="ADDRESS", help="Ray cluster (default: $RAY_ADDRESS, else one of its own on this machine)"
-    )
-    return parser.parse_args(arguments)
+    parser.ends.add_argument("--manifest", required=True, metavar="URL", help=MANIFEST_HELP)
+    add_output(parser)
+    add_checkpoint(parser)
+    add_overwrite(parser, "make a clip anew where the output holds another of the same id")
+    add_mode(parser)
+    add_settings(parser)
+    add_address(parser)
+    return parser
 
 
 def connect(address: str | None, metadata: Mapping[str, str] | None = None) -> int:
@@ -126,17 +141,16 @@ def _variables_to_forward() -> dict[str, str]:
     return {name: os.environ[name] for name in _FORWARDED if name in os.environ and name not in handed_on}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the job; returns the exit status."""
-    options = parse_arguments(arguments)
-    overrides = [*options.overrides, *([f"mode={options.mode}"] if options.mode else [])]
+    options = make_parser(prog).parse_args(arguments)
     try:
-        settings = load_settings(options.settings, overrides)
+        settings = settings_of(options)
         spec = RunSpec(options.manifest, options.output, options.checkpoint, settings, options.overwrite)
         with RunLock(spec.output_url) as lock:
             return run(spec, lock, options.address)
     except (ValueError, OSError, ClusterError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_next_step(error)}", file=sys.stderr)
         return EXIT_USAGE
 
 

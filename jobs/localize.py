@@ -1,12 +1,8 @@
-"""`python -m jobs.localize`: a campaign of scenes becomes clips in many languages, with subtitles and a page.
-
-Exit status: 0 when every line is a clip, 3 when some were rejected or failed, others as `jobs.generate` has them.
-"""
+"""`python -m jobs.localize`: a campaign of scenes becomes clips in many languages, with subtitles and a page."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,8 +16,21 @@ from actors.plain_text import printable
 from actors.references import AllowedReferences, folder_of
 from actors.request import LANGUAGES, Language
 from actors.storage import exists, join
-from jobs.arguments import positive
-from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_USAGE, ClusterError, run
+from jobs.arguments import (
+    EXIT_USAGE,
+    JobParser,
+    absolute,
+    add_address,
+    add_checkpoint,
+    add_mode,
+    add_output,
+    add_overwrite,
+    add_settings,
+    positive,
+    settings_of,
+)
+from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, STATUSES, ClusterError, run
+from jobs.next_steps import with_next_step
 from pipeline.localization.books import (
     REJECTED_NAME,
     SCENES_NAME,
@@ -34,41 +43,45 @@ from pipeline.localization.expansion import Expansion, expand, languages_of
 from pipeline.localization.outcomes import read_outcomes
 from pipeline.run_lock import RunLock
 from pipeline.run_spec import RunSpec
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import Settings
+
+PROG = "python -m jobs.localize"
 
 MANIFEST_NAME = "manifest.jsonl"
 _SHOWN_ROWS = 20
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.localize",
-        description="Make the clips of a campaign, one per scene and language, with subtitles and a page.",
-        epilog="Exit status: 0 every line is a clip, 3 some were rejected or failed, 2 wrong usage, 75 ended before "
-        "its time, 130 interrupted. Running the same command again continues where it stopped. Campaigns: "
-        "docs/localization.md.",
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    campaign = "--campaign examples/campaign.csv --output out/campaign --checkpoint checkpoints/mini"
+    parser = JobParser(
+        prog,
+        "Make the clips of a campaign, one per scene and language, with subtitles and a page. Running the same command "
+        "again continues where it stopped.",
+        (f"{campaign} --dry-run", campaign, f"{campaign} --languages ja,de --only welcome"),
+        {**STATUSES, EXIT_DONE: "every line is a clip", EXIT_DEAD_LETTERS: "some lines were rejected or failed"},
+        "Campaigns: docs/localization.md. Settings: docs/settings.md.",
     )
-    parser.add_argument("--campaign", required=True, metavar="URL", help="CSV, JSONL, Parquet or YAML; local or s3://")
-    parser.add_argument("--output", required=True, metavar="URL", help="folder of the results; local or e.g. s3://")
-    parser.add_argument("--checkpoint", required=True, metavar="URL", help="checkpoint folder; local or e.g. s3://")
-    what = parser.add_argument_group("what is made")
-    what.add_argument(
+    parser.ends.add_argument(
+        "--campaign", required=True, metavar="URL", help="CSV, JSONL, Parquet or YAML; local or e.g. s3://"
+    )
+    add_output(parser)
+    add_checkpoint(parser)
+    made = parser.made
+    made.add_argument(
         "--languages", type=_languages, default="all", metavar="L,...", help="such as ja,de (default: all it has)"
     )
-    what.add_argument("--split", action="store_true", help="cut lines that are too long at the ends of sentences")
-    what.add_argument("--only", type=_names, metavar="ID,...", help="these scenes or clips")
-    what.add_argument("--limit", type=positive, metavar="N", help="at most so many clips, the first ones")
-    what.add_argument(
+    made.add_argument("--split", action="store_true", help="cut lines that are too long at the ends of sentences")
+    made.add_argument("--only", type=_names, metavar="ID,...", help="these scenes or clips")
+    made.add_argument("--limit", type=positive, metavar="N", help="at most so many clips, the first ones")
+    made.add_argument(
         "--dry-run", action="store_true", help="show clips, prompts, lengths and rejections; make nothing"
     )
-    what.add_argument("--overwrite", action="store_true", help="make a clip anew where its line or scene has changed")
-    how = parser.add_argument_group("how, as in jobs.generate")
-    how.add_argument("--mode", choices=("base", "distill"), help="many guided steps, or few distilled ones (default)")
-    how.add_argument("--settings", metavar="FILE", help="YAML file of settings, see docs/settings.md")
-    how.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="one setting")
-    how.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: $RAY_ADDRESS, else one of its own)")
-    return parser.parse_args(arguments)
+    add_overwrite(parser, "make a clip anew where its line or scene has changed")
+    add_mode(parser)
+    add_settings(parser)
+    add_address(parser)
+    return parser
 
 
 def _is_there(url: str) -> bool:
@@ -89,16 +102,13 @@ def _languages(text: str) -> tuple[Language, ...] | None:
     return tuple(dict.fromkeys(cast(Language, name) for name in names)) or None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the job; returns the exit status."""
-    options = parse_arguments(arguments)
-    overrides = [*options.overrides, *([f"mode={options.mode}"] if options.mode else [])]
+    options = make_parser(prog).parse_args(arguments)
     console = Console()
     try:
-        settings = load_settings(options.settings, overrides)
-        campaign_url = options.campaign
-        if "://" not in campaign_url:
-            campaign_url = os.path.abspath(os.path.expanduser(campaign_url))
+        settings = settings_of(options)
+        campaign_url = absolute(options.campaign)
         references = AllowedReferences.of_manifest(campaign_url, settings.allowed_references)
         rows = read_campaign(campaign_url)
         # All of the campaign is looked at, whatever is made now: table and page show it whole.
@@ -113,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = settings.model_copy(update={"allowed_references": references.prefixes})
         return _make(options, console, settings, rows, expansion, selected, languages)
     except (ValueError, OSError, ClusterError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_next_step(error)}", file=sys.stderr)
         return EXIT_USAGE
 
 

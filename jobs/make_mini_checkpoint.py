@@ -1,7 +1,4 @@
-"""`python -m jobs.make_mini_checkpoint --output URL`: make the small trained checkpoint from nothing.
-
-Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 when training broke. The same command goes on where it stopped.
-"""
+"""`python -m jobs.make_mini_checkpoint --output URL`: make the small trained checkpoint from nothing."""
 
 from __future__ import annotations
 
@@ -13,29 +10,48 @@ import ray
 from rich.console import Console
 
 from actors.small_world.speech import SpeechError
-from jobs.arguments import absolute, add_report_every, positive
-from jobs.generate import EXIT_DONE, EXIT_USAGE, ClusterError, connect
+from jobs.arguments import (
+    CONTINUES,
+    EXIT_USAGE,
+    TRAINING_STATUSES,
+    JobParser,
+    absolute,
+    add_address,
+    add_num_workers,
+    add_output,
+    add_report_every,
+)
+from jobs.generate import EXIT_DONE, ClusterError, connect
 from jobs.interruption import end_interrupted
 from pipeline.settings import Settings
 from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
 
+PROG = "python -m jobs.make_mini_checkpoint"
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the job; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.make_mini_checkpoint",
-        description="Render clips of the small world and train every network of a small checkpoint on them.",
-        epilog="Running the same command again goes on where it stopped. See docs/training.md.",
+
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        f"Render clips of the small world and train every network of a small checkpoint on them. {CONTINUES}",
+        ("--output out/mini", "--output s3://bucket/mini --recipes recipes/mini --gpu --address auto"),
+        TRAINING_STATUSES,
+        "How to train: docs/training.md.",
     )
-    parser.add_argument("--output", required=True, metavar="URL", help="folder of data, states and the checkpoint")
-    parser.add_argument(
+    add_output(parser, "folder of data, states and the checkpoint")
+    parser.ends.add_argument(
         "--recipes", default="recipes/mini", metavar="URL", help="folder of recipes (default: recipes/mini)"
     )
-    parser.add_argument("--num-workers", type=positive, metavar="N", help="processes at a time (default: all CPUs)")
-    parser.add_argument("--gpu", action="store_true", help="train on the cluster's GPUs")
+    parser.cluster.add_argument("--gpu", action="store_true", help="train on the cluster's GPUs")
+    add_num_workers(parser)
+    add_address(parser)
     add_report_every(parser)
-    parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Run the job; returns the exit status."""
+    options = make_parser(prog).parse_args(arguments)
     console = Console()
 
     def tell(line: str) -> None:

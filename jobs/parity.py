@@ -9,30 +9,39 @@ from pathlib import Path
 
 import torch
 
+from jobs.arguments import EXIT_USAGE, JobParser
 from model.parity.report import PRECISIONS
 from model.parity.suite import COMPARISONS, missing_files, run_all
 
+PROG = "python -m jobs.parity"
+
 EXIT_PASSED = 0
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the comparisons, print one line each; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.parity",
-        description="Compare with recordings of the original code, tensor group by tensor group.",
-        epilog="exit status: 0 all passed, 1 a group failed, 2 nothing could be compared",
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        "Compare with recordings of the original code, tensor group by tensor group.",
+        ("--golden tests/golden", "--golden tests/golden --precision bf16 --device cuda"),
+        {EXIT_PASSED: "all passed", EXIT_FAILED: "a group failed", EXIT_USAGE: "nothing could be compared"},
+        "Recordings and limits: docs/parity.md.",
     )
-    parser.add_argument("--golden", metavar="DIR", type=Path, required=True, help="folder of recordings")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
-    parser.add_argument(
+    parser.ends.add_argument("--golden", metavar="DIR", type=Path, required=True, help="folder of recordings")
+    parser.how.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
+    parser.how.add_argument(
         "--precision",
         choices=tuple(PRECISIONS),
         default="fp32",
         help="of what the original runs in bfloat16 (default: fp32)",
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
+    """Run the comparisons, print one line each; returns the exit status."""
+    options = make_parser(prog).parse_args(arguments)
     if complaint := _complaint(options.golden, options.device):
         print(f"error: {complaint}", file=sys.stderr)
         return EXIT_USAGE

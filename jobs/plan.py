@@ -1,30 +1,39 @@
 """`python -m jobs.plan`: how a manifest would be run, how long it takes and what it costs, before anything starts.
 
-Needs no cluster, and no checkpoint: without one the release's sizes count. Exit status: 0 when every row would become a
-clip, 3 when some rows would be dead letters, 2 for wrong usage or what does not fit.
+Needs no cluster, and no checkpoint: without one the release's sizes count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
 from actors.references import AllowedReferences
-from jobs.arguments import natural
+from jobs.arguments import (
+    EXIT_USAGE,
+    MANIFEST_HELP,
+    JobParser,
+    absolute,
+    add_json,
+    add_mode,
+    add_settings,
+    natural,
+    settings_of,
+)
+from jobs.next_steps import with_next_step
 from pipeline.costs import CostError, CostTable, load_costs
 from pipeline.forecast import Forecaster, Model, summarise
 from pipeline.forecast_report import Forecast
 from pipeline.gpu_memory import known_gpu_memory_gb
 from pipeline.manifest import read_manifest
-from pipeline.settings import load_settings
+
+PROG = "python -m jobs.plan"
 
 EXIT_DONE = 0
-EXIT_USAGE = 2
 EXIT_DEAD_LETTERS = 3
 
 _GPUS = ("h100", "h200")
@@ -32,27 +41,36 @@ _NARROWEST = 100
 """Columns of output that does not go to a terminal."""
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.plan",
-        description="Say how a manifest would be run: pools, clips per hour, hours, GPU-hours, cost.",
-        epilog="Exit status: 0 every row would become a clip, 3 some rows would be dead letters, 2 wrong usage or "
-        "pools that do not fit. What the figures are: docs/planning.md.",
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        "Say how a manifest would be run: pools, clips per hour, hours, GPU-hours, cost. Needs no cluster and no GPU.",
+        (
+            "--manifest examples/release.jsonl --gpus 64 --price 2.5",
+            "--manifest examples/release.jsonl --gpus 8 --gpu h200 --mode base --json",
+        ),
+        {
+            EXIT_DONE: "every row would become a clip",
+            EXIT_USAGE: "wrong usage, or pools that do not fit",
+            EXIT_DEAD_LETTERS: "some rows would be dead letters",
+        },
+        "What the figures are: docs/planning.md.",
     )
-    parser.add_argument("--manifest", required=True, metavar="URL", help="JSONL, CSV or Parquet; local or e.g. s3://")
-    parser.add_argument("--gpus", required=True, type=natural, metavar="N", help="GPUs the run may use")
-    parser.add_argument("--gpu", choices=_GPUS, default=_GPUS[0], help="their type (default: h100)")
-    parser.add_argument("--price", type=price_per_hour, metavar="P", help="of one GPU-hour, in whatever currency")
-    parser.add_argument("--costs", metavar="URL", help="file of jobs.benchmark, for figures of your own machine")
-    parser.add_argument("--checkpoint", metavar="URL", help="plan for this one (default: the release's sizes)")
-    parser.add_argument("--mode", choices=("base", "distill"), help="as in jobs.generate")
-    parser.add_argument("--settings", metavar="FILE", help="YAML file of settings, as in jobs.generate")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one setting"
+    parser.ends.add_argument("--manifest", required=True, metavar="URL", help=MANIFEST_HELP)
+    parser.ends.add_argument("--checkpoint", metavar="URL", help="plan for this one (default: the release's sizes)")
+    parser.ends.add_argument(
+        "--costs", metavar="URL", help="figures of your own machine, as jobs.benchmark writes them"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser.parse_args(arguments)
+    add_mode(parser)
+    add_settings(parser)
+    parser.cluster.add_argument("--gpus", required=True, type=natural, metavar="N", help="GPUs the run may use")
+    parser.cluster.add_argument("--gpu", choices=_GPUS, default=_GPUS[0], help="their type (default: h100)")
+    parser.cluster.add_argument(
+        "--price", type=price_per_hour, metavar="P", help="of one GPU-hour, in whatever currency"
+    )
+    add_json(parser)
+    return parser
 
 
 def price_per_hour(text: str) -> float:
@@ -68,13 +86,13 @@ def price_per_hour(text: str) -> float:
     return value
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Plan and print; returns the exit status."""
-    options = parse_arguments(arguments)
+    options = make_parser(prog).parse_args(arguments)
     try:
         forecast = _forecast(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_next_step(error)}", file=sys.stderr)
         return EXIT_USAGE
     if options.json:
         print(json.dumps(forecast.as_json(), ensure_ascii=False, indent=1))
@@ -85,14 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _forecast(options: argparse.Namespace) -> Forecast:
-    overrides = [*options.overrides, *([f"mode={options.mode}"] if options.mode else [])]
-    settings = load_settings(options.settings, overrides)
+    settings = settings_of(options)
     table = load_costs(options.costs or settings.costs)
     _require_costs_of_the_machine(table, options.gpus)
     model, gpu = Model.at(options.checkpoint), options.gpu.upper()
-    manifest = options.manifest
-    if "://" not in manifest:
-        manifest = os.path.abspath(os.path.expanduser(manifest))
+    manifest = absolute(options.manifest)
     references = AllowedReferences.of_manifest(manifest, settings.allowed_references)
     summary = summarise(read_manifest(manifest, references), model)
     return Forecast(

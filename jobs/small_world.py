@@ -1,6 +1,6 @@
 """`python -m jobs.small_world`: make training data of the small world, and manifests to judge a model by.
 
-Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 when the run broke. Shards that are there are left alone.
+Shards that are there are left alone.
 """
 
 from __future__ import annotations
@@ -16,59 +16,122 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from actors.checkpoint_source import CheckpointSource
 from actors.small_world.shards import ClipShards
 from actors.small_world.speech import SpeechError
-from jobs.arguments import absolute, natural, positive
-from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USAGE, ClusterError, connect
+from jobs.arguments import (
+    EXIT_USAGE,
+    TRAINING_STATUSES,
+    JobParser,
+    absolute,
+    add_address,
+    add_checkpoint,
+    add_num_workers,
+    add_output,
+    natural,
+    positive,
+)
+from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, ClusterError, connect
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings
 from pipeline.small_world import make_clips, make_latents, write_manifest, write_small_text_encoder
 
+PROG = "python -m jobs.small_world"
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.small_world",
-        description="Training data and manifests of the small world: drawn heads that say one word by espeak-ng.",
-        epilog="Running the same command again makes what is still missing. See docs/small_world.md.",
+
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        "Training data and manifests of the small world: drawn heads that say one word by espeak-ng. Running the same "
+        "command again makes what is still missing.",
+        ("clips --output out/clips --num-clips 6000", "manifest --output out/judge --num-clips 400"),
+        TRAINING_STATUSES,
+        "The small world: docs/small_world.md.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    clips = commands.add_parser("clips", help="render clips into shards")
-    clips.add_argument("--num-clips", type=positive, default=6000, metavar="N", help="in all (default: 6000)")
-    clips.add_argument("--per-shard", type=positive, default=250, metavar="N", help="clips per file (default: 250)")
-    latents = commands.add_parser("latents", help="encode shards of clips with a checkpoint's encoders")
-    latents.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards")
-    latents.add_argument("--checkpoint", required=True, metavar="URL", help="has both autoencoders and a text encoder")
-    latents.add_argument(
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND", prog=prog, parser_class=JobParser
+    )
+
+    def add_command(name: str, about: str, *examples: str) -> JobParser:
+        description = f"{about[0].upper()}{about[1:]}."
+        return commands.add_parser(
+            name, help=about, description=description, examples=examples, statuses=TRAINING_STATUSES
+        )
+
+    _add_clips(add_command("clips", "render clips into shards", "--output out/clips --num-clips 6000"))
+    _add_latents(
+        add_command(
+            "latents",
+            "encode shards of clips with a checkpoint's encoders",
+            "--clips out/clips --checkpoint checkpoints/mini --output out/latents",
+        )
+    )
+    _add_text_encoder(
+        add_command(
+            "text-encoder",
+            "add a small text encoder to a checkpoint",
+            "--clips out/clips --output out/mini/checkpoint",
+        )
+    )
+    _add_manifest(
+        add_command(
+            "manifest",
+            "write prompts to judge a model by",
+            "--output out/judge --num-clips 400",
+            "--output out/judge-540p --num-clips 98 --resolution 540p --conditions image",
+        )
+    )
+    return parser
+
+
+def _add_clips(parser: JobParser) -> None:
+    add_output(parser, "folder of the shards")
+    parser.made.add_argument("--num-clips", type=positive, default=6000, metavar="N", help="in all (default: 6000)")
+    parser.made.add_argument(
+        "--per-shard", type=positive, default=250, metavar="N", help="clips per file (default: 250)"
+    )
+    _add_seed(parser, 1)
+    add_num_workers(parser, "tasks")
+    add_address(parser)
+
+
+def _add_latents(parser: JobParser) -> None:
+    parser.ends.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards")
+    add_checkpoint(parser, "has both autoencoders and a text encoder")
+    add_output(parser, "folder of the latents")
+    parser.made.add_argument(
         "--large-shards", type=positive, metavar="N", help="files with the latents of 540p too (default: all)"
     )
-    text_encoder = commands.add_parser("text-encoder", help="add a small text encoder to a checkpoint")
-    text_encoder.add_argument(
-        "--clips", required=True, metavar="URL", help="folder of clip shards, whose prompts count"
-    )
-    text_encoder.add_argument(
-        "--vocabulary", type=positive, default=2048, metavar="N", help="most tokens (default: 2048)"
-    )
-    text_encoder.add_argument(
+    add_num_workers(parser, "tasks")
+    add_address(parser)
+
+
+def _add_text_encoder(parser: JobParser) -> None:
+    made = parser.made
+    parser.ends.add_argument("--clips", required=True, metavar="URL", help="folder of clip shards, whose prompts count")
+    add_output(parser, "checkpoint folder that gets it")
+    made.add_argument("--vocabulary", type=positive, default=2048, metavar="N", help="most tokens (default: 2048)")
+    made.add_argument(
         "--min-frequency", type=positive, default=40, metavar="N", help="of phrases that are tokens (default: 40)"
     )
-    text_encoder.add_argument("--width", type=positive, default=256, metavar="N", help="of features (default: 256)")
-    manifest = commands.add_parser("manifest", help="write prompts to judge a model by")
-    manifest.add_argument("--num-clips", type=positive, default=400, metavar="N", help="rows (default: 400)")
-    manifest.add_argument("--resolution", choices=("256p", "540p"), default="256p")
-    manifest.add_argument(
+    made.add_argument("--width", type=positive, default=256, metavar="N", help="of features (default: 256)")
+    _add_seed(parser, 0)
+
+
+def _add_manifest(parser: JobParser) -> None:
+    add_output(parser, "folder of the manifest and its images")
+    parser.made.add_argument("--num-clips", type=positive, default=400, metavar="N", help="rows (default: 400)")
+    parser.made.add_argument("--resolution", choices=("256p", "540p"), default="256p", help="of all (default: 256p)")
+    parser.made.add_argument(
         "--conditions", choices=("text", "image"), default="text", help="what tells the look (default: text)"
     )
-    for command in (clips, latents, text_encoder, manifest):
-        command.add_argument("--output", required=True, metavar="URL", help="folder of the results")
-    for command, default in ((clips, 1), (text_encoder, 0), (manifest, 1_000_000)):
-        command.add_argument("--seed", type=natural, default=default, help=f"default: {default}")
-    for command in (clips, latents):
-        command.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
-        command.add_argument("--num-workers", type=positive, metavar="N", help="tasks at a time (default: all CPUs)")
-    return parser.parse_args(arguments)
+    _add_seed(parser, 1_000_000)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def _add_seed(parser: JobParser, default: int) -> None:
+    parser.made.add_argument("--seed", type=natural, default=default, metavar="N", help=f"default: {default}")
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the job; returns the exit status."""
-    options = parse_arguments(arguments)
+    options = make_parser(prog).parse_args(arguments)
     console = Console()
     try:
         if options.command == "manifest":

@@ -1,9 +1,4 @@
-"""`python -m jobs.status`: how the run into an output stands, from anywhere the output can be read.
-
-Needs no cluster. Exit status: 0 while it runs, or when every row is a clip; 3 when it has ended and rows failed; 75
-when it ended before its time and the same command continues; 2 for wrong usage, an output without a run or out of
-reach; 130 when watching was interrupted.
-"""
+"""`python -m jobs.status`: how the run into an output stands, from anywhere the output can be read."""
 
 from __future__ import annotations
 
@@ -18,13 +13,14 @@ from rich.console import Console
 from rich.live import Live
 
 from actors.redaction import redact
-from jobs.arguments import absolute
+from jobs.arguments import EXIT_USAGE, JobParser, absolute, add_json, add_output
 from pipeline.late_books import write_late_books
 from pipeline.run_status import RunStatus, read_status
 from pipeline.status_report import status_line, status_lines
 
+PROG = "python -m jobs.status"
+
 EXIT_WELL = 0
-EXIT_USAGE = 2
 EXIT_DEAD_LETTERS = 3
 EXIT_CONTINUE = 75
 EXIT_INTERRUPTED = 130
@@ -33,22 +29,28 @@ _WIDEST = 500
 """Columns of output that does not go to a terminal: lines stay whole, for those who search them."""
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.status",
-        description="Say how the run into an output stands: from the output alone, without a cluster.",
-        epilog="Exit status: 0 it runs, or every row is a clip; 3 it has ended and rows failed; 75 it ended before its "
-        "time and the same command of jobs.generate continues; 2 wrong usage, or no run that can be read.",
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        "Say how the run into an output stands: from the output alone, without a cluster.",
+        ("--output out/demo", "--output s3://bucket/run-1 --watch 30", "--output s3://bucket/run-1 --json"),
+        {
+            EXIT_WELL: "it runs, or every row is a clip",
+            EXIT_USAGE: "wrong usage, or no run that can be read",
+            EXIT_DEAD_LETTERS: "it has ended and rows failed",
+            EXIT_CONTINUE: "it ended before its time; the same command of the run continues",
+            EXIT_INTERRUPTED: "watching was interrupted",
+        },
     )
-    parser.add_argument("--output", required=True, metavar="URL", help="folder of the results; local or e.g. s3://")
-    parser.add_argument("--json", action="store_true", help="print JSON; with --watch an object a line")
-    once = parser.add_mutually_exclusive_group()
+    add_output(parser)
+    add_json(parser, "; with --watch an object a line")
+    once = parser.told.add_mutually_exclusive_group()
     once.add_argument("--watch", type=interval, metavar="SECONDS", help="look again and again until the run has ended")
     once.add_argument(
         "--write", action="store_true", help="first make results.parquet anew, where a run was killed before it could"
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
 def interval(text: str) -> float:
@@ -64,9 +66,9 @@ def interval(text: str) -> float:
     return value
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Look and print; returns the exit status."""
-    options = parse_arguments(arguments)
+    options = make_parser(prog).parse_args(arguments)
     try:
         output_url = absolute(options.output)
         if not options.output:

@@ -1,7 +1,4 @@
-"""`python -m jobs.train RECIPE`: train one network, on CPUs or GPUs, and add it to a checkpoint.
-
-Exit status: 0 done, 2 wrong usage, 130 interrupted, 1 when the run broke. The same command goes on where it stopped.
-"""
+"""`python -m jobs.train RECIPE`: train one network, on CPUs or GPUs, and add it to a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,8 +14,18 @@ from rich.console import Console
 
 from actors.checkpoint_source import CheckpointSource, open_checkpoint
 from actors.training.recipe import Recipe, RecipeError, load_recipe
-from jobs.arguments import absolute, add_report_every, positive
-from jobs.generate import EXIT_DONE, EXIT_USAGE, ClusterError, connect
+from jobs.arguments import (
+    CONTINUES,
+    EXIT_USAGE,
+    TRAINING_STATUSES,
+    JobParser,
+    absolute,
+    add_address,
+    add_overrides,
+    add_report_every,
+    positive,
+)
+from jobs.generate import EXIT_DONE, ClusterError, connect
 from jobs.interruption import end_interrupted
 from model.components import read_contents
 from model.layout import find_layout
@@ -27,38 +34,47 @@ from pipeline.settings import Settings
 from pipeline.training import TrainingSpec, train
 from pipeline.training_memory import clip_layout, memory_lines, training_memory
 
+PROG = "python -m jobs.train"
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jobs.train",
-        description="Train one network by its recipe and add it to a checkpoint.",
-        epilog="Running the same command again goes on where it stopped. See docs/training.md.",
+
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    parser = JobParser(
+        prog,
+        f"Train one network by its recipe and add it to a checkpoint. {CONTINUES}",
+        (
+            "recipes/mini/base.yaml --data out/mini/latents --checkpoint out/mini/checkpoint --runs out/mini/runs "
+            "--num-workers 2",
+            "recipes/release/distillation.yaml --dry-run --num-workers 64",
+        ),
+        TRAINING_STATUSES,
+        "Recipes, data and what must be trained first: docs/training.md.",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file; local or e.g. s3://")
-    parser.add_argument("--data", metavar="URL", help="folder of clips, or of latents for Transformers")
-    parser.add_argument("--checkpoint", metavar="URL", help="folder that is read from and added to")
-    parser.add_argument("--runs", metavar="URL", help="folder of saved states and figures")
-    parser.add_argument("--num-workers", type=positive, default=1, metavar="N", help="processes (default: 1)")
-    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads of each (default: 1)")
-    parser.add_argument("--gpu", action="store_true", help="a GPU for every process")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides", help="override one value"
-    )
+    ends, how, cluster = parser.ends, parser.how, parser.cluster
+    ends.add_argument("recipe", metavar="RECIPE", help="YAML file; local or e.g. s3://")
+    ends.add_argument("--data", metavar="URL", help="folder of clips, or of latents for Transformers")
+    ends.add_argument("--checkpoint", metavar="URL", help="folder that is read from and added to")
+    ends.add_argument("--runs", metavar="URL", help="folder of saved states and figures")
+    add_overrides(parser, "one value of the recipe; may be repeated")
+    how.add_argument("--threads", type=positive, default=1, metavar="N", help="CPU threads of a process (default: 1)")
+    cluster.add_argument("--gpu", action="store_true", help="a GPU for every process")
+    cluster.add_argument("--num-workers", type=positive, default=1, metavar="N", help="processes (default: 1)")
+    add_address(parser)
     add_report_every(parser)
     dry = parser.add_argument_group("dry run", "needs no data and no GPU, and of the checkpoint names and shapes alone")
     dry.add_argument("--dry-run", action="store_true", help="say what memory each GPU needs, and train nothing")
     dry.add_argument("--size", default="448x256", metavar="WxH", help="pixels of a clip (default: 448x256)")
     dry.add_argument("--seconds", type=float, default=5.0, metavar="S", help="length of a clip (default: 5)")
     dry.add_argument("--text-tokens", type=positive, default=300, metavar="N", help="of a prompt (default: 300)")
-    parser.add_argument("--address", metavar="ADDRESS", help="Ray cluster (default: one of its own)")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _require_that_they_go_together(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if not options.dry_run:
         if missing := [f"--{name}" for name in ("data", "checkpoint", "runs") if getattr(options, name) is None]:
             parser.error(f"{', '.join(missing)} must be given, except with --dry-run")
     elif not re.fullmatch(r"\d+x\d+", options.size):
         parser.error(f"--size must look like 448x256, got {options.size}")
-    return options
 
 
 def read_overrides(texts: Sequence[str]) -> dict[str, object]:
@@ -79,9 +95,11 @@ def read_overrides(texts: Sequence[str]) -> dict[str, object]:
     return overrides
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the job; returns the exit status."""
-    options = parse_arguments(arguments)
+    parser = make_parser(prog)
+    options = parser.parse_args(arguments)
+    _require_that_they_go_together(parser, options)
     console = Console()
     try:
         recipe = load_recipe(options.recipe, read_overrides(options.overrides))

@@ -22,7 +22,8 @@ from typing import Any
 
 from actors import storage_faults
 from actors.guarded_file import GuardedFile, Seen, guarded_file
-from actors.storage import StorageError, join, local_path
+from actors.redaction import redact
+from actors.storage import StorageError, StoreUnavailableError, join, local_path
 from actors.storage_faults import Patience
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,13 @@ class RunLock:
     def __enter__(self) -> RunLock:
         folder = local_path(self.output_url)
         self._new_folder = folder if folder is not None and not folder.exists() else None
-        self._mine = self._claim(self._file())
+        try:
+            self._mine = self._claim(self._file())
+        except StoreUnavailableError:
+            raise
+        except StorageError as error:
+            reason = f"must be a folder that can be read and written: {error}"
+            raise StorageError(f"output {redact(self.output_url)} {reason}") from error
         self._thread = threading.Thread(target=self._keep, name="run-lock", daemon=True)
         self._thread.start()
         return self

@@ -267,7 +267,7 @@ def load_settings(url: str | None, overrides: Sequence[str] = ()) -> Settings:
     try:
         settings = Settings.model_validate(read_values(url, overrides))
     except ValidationError as error:
-        raise SettingsError(tell(error)) from error
+        raise SettingsError(tell(error, Settings)) from error
     except ValueError as error:
         raise SettingsError(str(error)) from error
     settings.sampling.samplers(Samplers())  # what goes with no checkpoint is told now

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from actors.plain_text import printable, shown
 from actors.redaction import redact
@@ -38,13 +38,20 @@ def read_values(url: str | None, overrides: Sequence[str] = ()) -> dict[str, Any
     return values
 
 
-def tell(error: ValidationError) -> str:
-    """The first problem in one line: name, value and what is allowed."""
+def tell(error: ValidationError, settings: type[BaseModel]) -> str:
+    """The first problem with values of `settings` in one line: name, value and what is allowed."""
     item = error.errors(include_url=False)[0]
     name = printable(".".join(str(part) for part in item["loc"]))
     if item["type"] == "extra_forbidden":
-        return f"setting {name} is unknown"
+        return f"setting {name} is unknown; known here: {', '.join(_section(settings, item['loc']).model_fields)}"
     return f"setting {name}={shown(item['input'])}: {item['msg']}"
+
+
+def _section(settings: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel]:
+    """The section in which the last part of a path stands."""
+    for part in path[:-1]:
+        settings = cast(type[BaseModel], settings.model_fields[str(part)].annotation)
+    return settings
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -126,7 +126,7 @@ def test_what_ray_is_told_of_a_node_is_what_its_pod_has(pod_templates, ray_clust
 def test_entrypoint_is_a_command_this_project_understands(rayjob, ray_cluster, pod_templates):
     command = shlex.split(rayjob["spec"]["entrypoint"])
     assert command[:3] == ["python", "-m", "jobs.generate"]
-    options = generate.parse_arguments(command[3:])
+    options = generate.make_parser().parse_args(command[3:])
     settings = load_settings(options.settings, options.overrides)
     gpus = [
         group["maxReplicas"] * int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])

@@ -42,4 +42,4 @@ def test_no_kills_are_refused(tmp_path):
     command = [sys.executable, "-m", "jobs.chaos", "--kills", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
-    assert done.stderr.endswith("argument --kills: must be at least 1, got 0\n")
+    assert done.stderr == "error: argument --kills: must be at least 1, got 0; see python -m jobs.chaos --help\n"

@@ -147,7 +147,10 @@ def test_what_is_done_is_skipped_and_what_has_changed_is_made_only_if_asked_for(
     [
         (["--set", "mode=fast"], "error: setting mode='fast'"),
         (["--settings", "absent.yaml"], "error: settings absent.yaml"),
-        (["--checkpoint", "/nowhere"], "error: checkpoint /nowhere: there is no such folder\n"),
+        (
+            ["--checkpoint", "/nowhere"],
+            "error: checkpoint /nowhere: there is no such folder; magihuman check-checkpoint says",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(generate, manifest, tmp_path, more, message):
@@ -162,6 +165,7 @@ def test_an_absent_manifest_is_wrong_usage(generate, tmp_path):
     status, _, errors = generate(tmp_path / "absent.jsonl", tmp_path / "out")
     assert status == 2
     assert "absent.jsonl" in errors
+    assert "; examples/ has manifests" in errors
 
 
 def test_a_fault_of_the_checkpoint_is_told_before_anything_starts(generate, manifest, tiny_checkpoint, tmp_path):

@@ -89,7 +89,9 @@ def test_overrides_win_over_the_file(tmp_path):
     [
         ("mode=fast", r"setting mode='fast': .*'base' or 'distill'"),
         ("pools.decoding.size=0", r"setting pools\.decoding\.size=0: .*greater than or equal to 1"),
-        ("sampling.steps=4", r"setting sampling\.steps is unknown"),
+        ("sampling.steps=4", r"setting sampling\.steps is unknown; known here: base_steps, distill_steps, "),
+        ("pools.decodign.size=1", r"setting pools\.decodign is unknown; known here: conditioning, base_generation, "),
+        ("num_gpu=1", r"setting num_gpu is unknown; known here: mode, .*, num_gpus, "),
         ("mode", r"override 'mode': must look like name=value"),
         ("mode.x.y=1", r"setting mode="),
         ("encoding.codec=av1", r"setting encoding\.codec='av1': .*'libx264' or 'h264_nvenc'"),
