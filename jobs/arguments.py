@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from pipeline.preview import Fleet
     from pipeline.settings import Settings
 
 EXIT_USAGE = 2
@@ -26,6 +27,8 @@ TRAINING_STATUSES = {
 }
 
 _MODES = ("base", "distill")
+_GPUS = ("h100", "h200")
+"""Types of GPUs that figures are known for."""
 _COLUMNS = 78
 """Of an example: what a terminal of 80 columns shows."""
 _NARROWEST_OPTION, _WIDEST_OPTION = 16, 28
@@ -120,9 +123,11 @@ def add_output(parser: JobParser, about: str = "folder of the results; local or 
     parser.ends.add_argument("--output", required=True, metavar="URL", help=about)
 
 
-def add_checkpoint(parser: JobParser, about: str = "checkpoint folder; local or e.g. s3://") -> None:
-    """Add `--checkpoint`, which must be given."""
-    parser.ends.add_argument("--checkpoint", required=True, metavar="URL", help=about)
+def add_checkpoint(
+    parser: JobParser, about: str = "checkpoint folder; local or e.g. s3://", is_required: bool = True
+) -> None:
+    """Add `--checkpoint`, which must be given unless told otherwise."""
+    parser.ends.add_argument("--checkpoint", required=is_required, metavar="URL", help=about)
 
 
 def add_overwrite(parser: JobParser, about: str) -> None:
@@ -170,6 +175,46 @@ def add_num_workers(parser: JobParser, of_what: str = "processes", default: str 
     parser.cluster.add_argument("--num-workers", type=positive, metavar="N", help=about)
 
 
+def add_selection(parser: JobParser, of_what: str, ids: str) -> None:
+    """Add `--only`, `--limit` and `--retry-failed`."""
+    parser.made.add_argument("--only", type=names, metavar="ID,...", help=f"these {ids}")
+    parser.made.add_argument("--limit", type=positive, metavar="N", help="at most so many clips, the first ones")
+    parser.made.add_argument("--retry-failed", action="store_true", help=f"clips {of_what} that failed before")
+
+
+def add_fleet(group: Any, is_required: bool = False) -> None:
+    """Add `--gpus`, `--gpu` and `--price`, which `fleet_of` takes."""
+    about = "GPUs the run may use" + ("" if is_required else " (default: 1)")
+    group.add_argument("--gpus", required=is_required, type=natural, default=1, metavar="N", help=about)
+    group.add_argument("--gpu", choices=_GPUS, default=_GPUS[0], help=f"their type (default: {_GPUS[0]})")
+    group.add_argument("--price", type=price_per_hour, metavar="P", help="of one GPU-hour, in whatever currency")
+
+
+def fleet_of(options: argparse.Namespace) -> Fleet:
+    """What `--gpus`, `--gpu` and `--price` say."""
+    from pipeline.preview import Fleet
+
+    return Fleet(options.gpus, options.gpu, options.price)
+
+
+def add_dry_run(parser: JobParser) -> None:
+    """Add `--dry-run` and what it is planned for."""
+    group = parser.add_argument_group("dry run")
+    about = "show clips, prompts, rejections, plan, hours and cost; make nothing"
+    group.add_argument("--dry-run", action="store_true", help=about)
+    add_fleet(group)
+
+
+def require_checkpoint(options: argparse.Namespace) -> None:
+    """Refuse a run without `--checkpoint`.
+
+    Raises:
+        ValueError: it is missing.
+    """
+    if options.checkpoint is None and not options.dry_run:
+        raise ValueError("--checkpoint is missing: the model to make clips with; only --dry-run can do without")
+
+
 def add_json(parser: JobParser, more: str = "") -> None:
     """Add `--json`."""
     parser.told.add_argument("--json", action="store_true", help=f"print JSON{more}")
@@ -209,6 +254,24 @@ def _at_least(least: int, text: str) -> int:
     if value < least:
         raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
     return value
+
+
+def price_per_hour(text: str) -> float:
+    """A price from 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is less, or without end.
+        ValueError: it is no number.
+    """
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number from 0, got {text}")
+    return value
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between them."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _duration(text: str) -> float:

@@ -22,6 +22,7 @@ GROUPS = {
     },
     "datasets and campaigns": {
         "localize": "a campaign of scenes becomes clips in many languages",
+        "synthesize": "a recipe becomes a dataset, a partition at a time",
         "small-world": "training data and manifests of a small made-up world",
     },
     "checkpoints and training": {

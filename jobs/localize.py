@@ -15,22 +15,27 @@ from rich.table import Table
 from actors.plain_text import printable
 from actors.references import AllowedReferences, folder_of
 from actors.request import LANGUAGES, Language
-from actors.storage import exists, join
+from actors.storage import join
 from jobs.arguments import (
     EXIT_USAGE,
     JobParser,
     absolute,
     add_address,
     add_checkpoint,
+    add_dry_run,
     add_mode,
     add_output,
     add_overwrite,
+    add_selection,
     add_settings,
-    positive,
+    fleet_of,
+    names,
+    require_checkpoint,
     settings_of,
 )
 from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, STATUSES, ClusterError, run
 from jobs.next_steps import with_next_step
+from pipeline.images import is_there
 from pipeline.localization.books import (
     REJECTED_NAME,
     SCENES_NAME,
@@ -41,6 +46,7 @@ from pipeline.localization.books import (
 from pipeline.localization.campaign import CampaignRow, read_campaign
 from pipeline.localization.expansion import Expansion, expand, languages_of
 from pipeline.localization.outcomes import read_outcomes
+from pipeline.preview import print_plan, print_prompts
 from pipeline.run_lock import RunLock
 from pipeline.run_spec import RunSpec
 from pipeline.settings import Settings
@@ -58,7 +64,7 @@ def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
         prog,
         "Make the clips of a campaign, one per scene and language, with subtitles and a page. Running the same command "
         "again continues where it stopped.",
-        (f"{campaign} --dry-run", campaign, f"{campaign} --languages ja,de --only welcome"),
+        (f"{campaign} --dry-run --gpus 8 --price 2.5", campaign, f"{campaign} --languages ja,de --only welcome"),
         {**STATUSES, EXIT_DONE: "every line is a clip", EXIT_DEAD_LETTERS: "some lines were rejected or failed"},
         "Campaigns: docs/localization.md. Settings: docs/settings.md.",
     )
@@ -66,40 +72,28 @@ def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
         "--campaign", required=True, metavar="URL", help="CSV, JSONL, Parquet or YAML; local or e.g. s3://"
     )
     add_output(parser)
-    add_checkpoint(parser)
+    add_checkpoint(parser, "checkpoint folder; local or e.g. s3://; a dry run can do without", is_required=False)
     made = parser.made
     made.add_argument(
         "--languages", type=_languages, default="all", metavar="L,...", help="such as ja,de (default: all it has)"
     )
     made.add_argument("--split", action="store_true", help="cut lines that are too long at the ends of sentences")
-    made.add_argument("--only", type=_names, metavar="ID,...", help="these scenes or clips")
-    made.add_argument("--limit", type=positive, metavar="N", help="at most so many clips, the first ones")
-    made.add_argument(
-        "--dry-run", action="store_true", help="show clips, prompts, lengths and rejections; make nothing"
-    )
+    add_selection(parser, "of the last run", "scenes or clips")
     add_overwrite(parser, "make a clip anew where its line or scene has changed")
     add_mode(parser)
     add_settings(parser)
     add_address(parser)
+    add_dry_run(parser)
     return parser
-
-
-def _is_there(url: str) -> bool:
-    """Whether there is an image, as far as its store tells; web servers are asked by a stage that guards itself."""
-    return url.startswith(("http://", "https://")) or exists(url)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _languages(text: str) -> tuple[Language, ...] | None:
     if text == "all":
         return None
-    names = _names(text)
-    if wrong := next((name for name in names if name not in LANGUAGES), None):
+    found = names(text)
+    if wrong := next((name for name in found if name not in LANGUAGES), None):
         raise argparse.ArgumentTypeError(f"{printable(wrong)} is no language: {', '.join(LANGUAGES)} or all")
-    return tuple(dict.fromkeys(cast(Language, name) for name in names)) or None
+    return tuple(dict.fromkeys(cast(Language, name) for name in found)) or None
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
@@ -107,6 +101,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     options = make_parser(prog).parse_args(arguments)
     console = Console()
     try:
+        require_checkpoint(options)
         settings = settings_of(options)
         campaign_url = absolute(options.campaign)
         references = AllowedReferences.of_manifest(campaign_url, settings.allowed_references)
@@ -114,12 +109,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         # All of the campaign is looked at, whatever is made now: table and page show it whole.
         wanted = {*languages_of(rows), *(options.languages or ())}
         languages = [cast(Language, code) for code in LANGUAGES if code in wanted]
-        expansion = expand(rows, languages, references, folder_of(campaign_url), _is_there, options.split)
+        expansion = expand(rows, languages, references, folder_of(campaign_url), is_there, options.split)
         selected = _selected(expansion, options)
         if options.dry_run:
-            _print_clips(console, selected)
-            _print_problems(console, selected)
-            return EXIT_DEAD_LETTERS if selected.rejections else EXIT_DONE
+            return _preview(options, console, settings, selected)
         settings = settings.model_copy(update={"allowed_references": references.prefixes})
         return _make(options, console, settings, rows, expansion, selected, languages)
     except (ValueError, OSError, ClusterError) as error:
@@ -160,6 +153,9 @@ def _selected(expansion: Expansion, options: argparse.Namespace) -> Expansion:
         ValueError: a name that nothing has.
     """
     clips, rejections, only = expansion.clips, expansion.rejections, options.only
+    if options.retry_failed:
+        failed = {outcome.clip.request.id for outcome in read_outcomes(clips, options.output) if outcome.failure}
+        clips, rejections = [clip for clip in clips if clip.request.id in failed], []
     if options.languages is not None:
         clips = [clip for clip in clips if clip.request.language in options.languages]
         rejections = [rejection for rejection in rejections if rejection.language in ("", *options.languages)]
@@ -172,15 +168,12 @@ def _selected(expansion: Expansion, options: argparse.Namespace) -> Expansion:
     return replace(expansion, clips=clips[: options.limit], rejections=rejections)
 
 
-def _print_clips(console: Console, expansion: Expansion) -> None:
-    for clip in expansion.clips:
-        request = clip.request
-        about = f"{LANGUAGES[request.language]}, {request.seconds:g} s, {request.resolution} {request.aspect}"
-        console.print(f"[bold]{request.id}[/bold]  {about}", highlight=False)
-        console.print(escape(request.prompt_text()), highlight=False, soft_wrap=True)
-        console.print()
-    seconds = sum(clip.request.seconds or 0.0 for clip in expansion.clips)
-    console.print(f"{len(expansion.clips)} clips, {seconds:,.1f} s in all", highlight=False)
+def _preview(options: argparse.Namespace, console: Console, settings: Settings, selected: Expansion) -> int:
+    requests = [clip.request for clip in selected.clips]
+    print_prompts(console, requests, len(requests), sum(request.seconds or 0.0 for request in requests))
+    _print_problems(console, selected)
+    num_refused = print_plan(console, options.campaign, requests, settings, fleet_of(options), options.checkpoint)
+    return EXIT_DEAD_LETTERS if selected.rejections or num_refused else EXIT_DONE
 
 
 def _print_problems(console: Console, expansion: Expansion) -> None:

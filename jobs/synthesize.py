@@ -18,20 +18,38 @@ from actors.plain_text import printable
 from actors.references import AllowedReferences, folder_of
 from actors.request import ClipRequest
 from actors.storage import join, write_atomically
-from jobs.arguments import absolute, natural, positive
-from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_USAGE, ClusterError, run
-from jobs.plan import price_per_hour
+from jobs.arguments import (
+    EXIT_USAGE,
+    JobParser,
+    absolute,
+    add_address,
+    add_checkpoint,
+    add_dry_run,
+    add_mode,
+    add_output,
+    add_overwrite,
+    add_selection,
+    add_settings,
+    fleet_of,
+    positive,
+    require_checkpoint,
+    settings_of,
+)
+from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, STATUSES, ClusterError, run
+from jobs.next_steps import with_next_step
 from pipeline.extras import require_libraries
 from pipeline.images import find_image
-from pipeline.preview import GPUS, Fleet, print_plan, print_prompts
+from pipeline.preview import print_plan, print_prompts
 from pipeline.run_lock import RunLock
 from pipeline.run_spec import RunSpec
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import Settings
 from pipeline.synthesis.card import write_card
 from pipeline.synthesis.dataset import Dataset, with_shards
 from pipeline.synthesis.recipe import NAME_PATTERN, Recipe, RecipeError, read_recipe
 from pipeline.synthesis.sampling import SampledClip, expected_counts, sample
 from pipeline.synthesis.shards import MAX_SHARD_MB, write_shards
+
+PROG = "python -m jobs.synthesize"
 
 PART_NAME = "part.jsonl"
 """Manifest of a run that makes some of a partition's clips."""
@@ -39,37 +57,39 @@ _SHOWN_PROMPTS = 3
 _SHOWN_VALUES = 12
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; wrong usage ends the process with status 2."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.synthesize", description="Make a partition of a dataset.")
-    parser.add_argument("--recipe", required=True, metavar="URL", help="YAML file; local or s3://")
-    parser.add_argument("--output", required=True, metavar="URL", help="folder of the dataset; local or e.g. s3://")
-    parser.add_argument("--checkpoint", metavar="URL", help="checkpoint folder; a dry run can do without")
-    what = parser.add_argument_group("what is made")
-    what.add_argument(
+def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
+    """The command line of this job."""
+    recipe = "--recipe examples/recipe.yaml --output out/greetings"
+    night = f"{recipe} --checkpoint checkpoints/mini --partition 2026-11-22"
+    parser = JobParser(
+        prog,
+        "Make a partition of a dataset by a recipe: clips drawn to its weights, an index, a data card. Running the "
+        "same command again continues where it stopped, and does nothing once the partition is finished.",
+        (f"{recipe} --partition 2026-11-22 --dry-run --gpus 8 --price 2.5", night, f"{night} --shard-mb 500"),
+        {**STATUSES, EXIT_DONE: "the partition is in the dataset", EXIT_DEAD_LETTERS: "some of its clips failed"},
+        "Recipes: docs/synthesis.md. Settings: docs/settings.md.",
+    )
+    parser.ends.add_argument("--recipe", required=True, metavar="URL", help="YAML file; local or e.g. s3://")
+    add_output(parser, "folder of the dataset; local or e.g. s3://")
+    add_checkpoint(parser, "checkpoint folder; local or e.g. s3://; a dry run can do without", is_required=False)
+    made = parser.made
+    made.add_argument(
         "--partition",
         type=_name,
         default="all",
         metavar="NAME",
         help="such as 2026-11-22, or today (UTC; default: all)",
     )
-    what.add_argument(
+    made.add_argument(
         "--shard-mb", type=_shard_mb, metavar="MB", help="write WebDataset shards of about this size, too"
     )
-    what.add_argument("--limit", type=positive, metavar="N", help="only the first N clips, to try")
-    what.add_argument("--only", type=_names, metavar="ID,...", help="only these clips")
-    what.add_argument("--retry-failed", action="store_true", help="try clips of a finished partition again that failed")
-    what.add_argument("--overwrite", action="store_true", help="make a clip anew where the model or settings changed")
-    what.add_argument("--dry-run", action="store_true", help="show what would be drawn, planned and paid; make nothing")
-    how = parser.add_argument_group("how, as in jobs.generate")
-    how.add_argument("--mode", choices=("base", "distill"))
-    how.add_argument("--settings", metavar="FILE")
-    how.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="overrides")
-    how.add_argument("--address", metavar="ADDRESS")
-    how.add_argument("--gpus", type=natural, default=1, metavar="N")
-    how.add_argument("--gpu", choices=GPUS, default=GPUS[0])
-    how.add_argument("--price", type=price_per_hour, metavar="P")
-    return parser.parse_args(arguments)
+    add_selection(parser, "of a finished partition", "clips")
+    add_overwrite(parser, "make a clip anew where the checkpoint or a setting has changed")
+    add_mode(parser)
+    add_settings(parser)
+    add_address(parser)
+    add_dry_run(parser)
+    return parser
 
 
 def _name(text: str) -> str:
@@ -81,10 +101,6 @@ def _name(text: str) -> str:
     return text
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _shard_mb(text: str) -> int:
     value = positive(text)
     if value > MAX_SHARD_MB:
@@ -92,15 +108,13 @@ def _shard_mb(text: str) -> int:
     return value
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Run the job; returns the exit status."""
-    options = parse_arguments(arguments)
-    overrides = [*options.overrides, *([f"mode={options.mode}"] if options.mode else [])]
+    options = make_parser(prog).parse_args(arguments)
     console = Console()
     try:
-        if options.checkpoint is None and not options.dry_run:
-            raise ValueError("--checkpoint is missing: the model to make clips with; --dry-run can do without")
-        settings = load_settings(options.settings, overrides)
+        require_checkpoint(options)
+        settings = settings_of(options)
         recipe_url, dataset = absolute(options.recipe), Dataset(absolute(options.output))
         recipe = read_recipe(recipe_url)
         references = AllowedReferences.of_manifest(recipe_url, settings.allowed_references)
@@ -111,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = settings.model_copy(update={"allowed_references": references.prefixes})
         return _make(options, console, settings, recipe, dataset, images)
     except (ValueError, OSError, ClusterError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_next_step(error)}", file=sys.stderr)
         return EXIT_USAGE
 
 
@@ -210,10 +224,9 @@ def _preview(
     if drawn is not None and not options.only and not options.limit:
         console.print(_spread(recipe, drawn))
         console.print()
-    fleet = Fleet(options.gpus, options.gpu, options.price)
     return (
         EXIT_DEAD_LETTERS
-        if print_plan(console, partition, requests, settings, fleet, options.checkpoint)
+        if print_plan(console, partition, requests, settings, fleet_of(options), options.checkpoint)
         else EXIT_DONE
     )
 

@@ -18,8 +18,6 @@ from pipeline.settings import Settings
 
 NARROWEST = 100
 """Columns of output that does not go to a terminal."""
-GPUS = ("h100", "h200")
-"""Types of GPUs that figures are known for."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +26,12 @@ class Fleet:
 
     Attributes:
         num_gpus: that the run may use.
-        gpu: their type, of `GPUS`.
+        gpu: their type.
         price: of a GPU-hour, if told.
     """
 
     num_gpus: int = 1
-    gpu: str = GPUS[0]
+    gpu: str = "h100"
     price: float | None = None
 
 

@@ -150,11 +150,11 @@ def test_scheduled_synthesis_is_a_command_this_project_understands(rayjob):
     for written in (patch["spec"]["entrypoint"].removeprefix("python -m "), by_clock):
         job, *arguments = shlex.split(written)
         assert job == "jobs.synthesize"
-        options = synthesize.parse_arguments(arguments)
+        options = synthesize.make_parser().parse_args(arguments)
         assert options.partition == datetime.now(UTC).date().isoformat()
         settings = load_settings(options.settings, options.overrides)
-    ours = generate.parse_arguments(shlex.split(rayjob["spec"]["entrypoint"])[3:]).overrides
-    assert synthesize.parse_arguments(shlex.split(patch["spec"]["entrypoint"])[3:]).overrides == ours
+    ours = generate.make_parser().parse_args(shlex.split(rayjob["spec"]["entrypoint"])[3:]).overrides
+    assert synthesize.make_parser().parse_args(shlex.split(patch["spec"]["entrypoint"])[3:]).overrides == ours
     assert settings.num_gpus is None, "cron's machine has the GPUs it has"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.command import parser_of
+from jobs.command import load_job
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
@@ -51,7 +51,7 @@ def test_every_command_is_one_the_project_understands(page):
     found = list(commands(page))
     assert found
     for name, arguments in found:
-        parser_of(name).parse_args(arguments)
+        load_job(name).make_parser().parse_args(arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -87,5 +87,5 @@ def test_a_tutorial_runs_as_it_is_written(page, cluster, tmp_path):
         assert ran.returncode == 0, f"{step.script}\n{ran.stdout}"
         rest = ran.stdout
         for line in step.expected:
-            before, found, rest = rest.partition(line.strip())
+            _, found, rest = rest.partition(line.strip())
             assert found, f"{step.script}\n{line!r} does not come out, or not in its place:\n{ran.stdout}"

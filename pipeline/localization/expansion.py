@@ -11,9 +11,10 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from actors.redaction import redact
-from actors.references import AllowedReferences, ReferenceRefused
+from actors.references import AllowedReferences
 from actors.request import LANGUAGES, ClipRequest, Language, describe_validation_error
 from actors.row import Failure
+from pipeline.images import find_image
 from pipeline.localization.campaign import MAX_SECONDS, MIN_SECONDS, CampaignRow, Scene
 from pipeline.localization.scripts import require_sayable
 from pipeline.localization.speaking import speaking_seconds
@@ -155,12 +156,9 @@ def _image(scene: Scene, references: AllowedReferences, folder_url: str, exists:
     if scene.image is None:
         return None
     try:
-        url = references.resolve(scene.image, folder_url)
-    except ReferenceRefused as error:
+        return find_image(scene.image, references, folder_url, exists)
+    except ValueError as error:
         raise _RejectedError("image", redact(scene.image), str(error)) from error
-    if not exists(url):
-        raise _RejectedError("image", redact(scene.image), f"there is no such file: {redact(url)}")
-    return url
 
 
 def _clips(scene: Scene, language: Language, image: str | None, may_split: bool) -> Iterator[CampaignClip]:

@@ -118,6 +118,22 @@ def test_again_nothing_is_made_and_a_part_can_be_asked_for(localized, cluster, c
     assert table(localized.output) == whole, "what was not asked for is still told of"
 
 
+def test_only_what_failed_is_tried_again_when_asked(localized, cluster, tmp_path, capsys):
+    """One clip failed in the last run, and another was lost since: only the first is made."""
+    output = tmp_path / "out"
+    shutil.copytree(localized.output, output)
+    for clip in ("thanks.fr", "thanks.de"):
+        (output / "clips" / f"{clip}.json").unlink()
+    failed = next(line for line in (output / "manifest.jsonl").read_text().splitlines() if '"thanks.fr"' in line)
+    reason = {"line": 21, "stage": "writing", "field": "row", "value": None, "reason": "was tried in vain"}
+    (output / "dead_letter.jsonl").write_text(json.dumps({**json.loads(failed), "dead_letter": reason}) + "\n")
+    arguments = [str(output) if one == str(localized.output) else one for one in localized.arguments]
+    assert main([*arguments, "--address", cluster.address, "--retry-failed"]) == 0
+    assert "1 made, 0 skipped" in capsys.readouterr().out
+    statuses = {row["clip"]: row["status"] for row in table(output) if row["clip"]}
+    assert (statuses["thanks.fr"], statuses["thanks.de"]) == ("done", "waiting")
+
+
 @pytest.mark.parametrize(
     ("more", "error"),
     [
@@ -144,10 +160,13 @@ def test_wrong_usage_is_one_line(campaign, tmp_path, capsys, more, error):
 
 def test_a_dry_run_shows_prompts_and_writes_nothing(campaign, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ["--campaign", str(campaign), "--output", str(out), "--checkpoint", "x", "--dry-run", "--limit", "2"]
+    arguments = ["--campaign", str(campaign), "--output", str(out), "--dry-run", "--limit", "2", "--price", "2.5"]
     assert main(arguments) == 3
     printed = capsys.readouterr().out
     assert printed.startswith("welcome.zh  Mandarin, 1.4 s, 256p 16:9\nA woman faces the camera: ")
     assert '<Woman, Mandarin>: "你 好！"' in printed
     assert "2 clips, 2.8 s in all" in printed
+    assert "16 rejected" in printed
+    assert "2 rows, 2 clips, 1 x H100 of 80 GB" in printed
+    assert "GPU-hours  cost" in printed
     assert not out.exists()

@@ -223,7 +223,7 @@ def test_a_dry_run_shows_prompts_weights_plan_and_cost_and_writes_nothing(tmp_pa
         (["--partition", "a/b"], "argument --partition: must be 1 to 40 letters, digits, underscores or hyphens"),
         (["--shard-mb", "5000"], "argument --shard-mb: must be at most 4000, got 5000"),
         (["--dry-run", "--only", "x"], "error: --only x: no clip of partition all has this id\n"),
-        ([], "error: --checkpoint is missing: the model to make clips with; --dry-run can do without\n"),
+        ([], "error: --checkpoint is missing: the model to make clips with; only --dry-run can do without\n"),
         (["--checkpoint", "/absent", "--recipe", "absent.yaml"], "absent.yaml"),
     ],
 )
