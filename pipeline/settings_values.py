@@ -44,7 +44,7 @@ def tell(error: ValidationError) -> str:
     name = printable(".".join(str(part) for part in item["loc"]))
     if item["type"] == "extra_forbidden":
         return f"setting {name} is unknown"
-    return f"setting {name}={shown(item['input'])}: {item['msg']}"
+    return redact(f"setting {name}={shown(item['input'])}: {item['msg']}")
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
