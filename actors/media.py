@@ -3,6 +3,7 @@
 Legend: S audio samples, F frames, Y X pixel rows and columns.
 """
 
+import hashlib
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -185,6 +186,33 @@ def probe(data: bytes) -> ClipFacts:
                 audio_codec=None if audio is None else audio.codec_context.name,
                 sample_rate_hz=None if audio is None else audio.codec_context.sample_rate,
             )
+    except Exception as error:
+        raise ValueError(f"MP4 of {len(data)} bytes cannot be read: {_reason(error)}") from error
+
+
+def hash_media(data: bytes) -> str:
+    """Hash what an MP4 shows and plays: the decoders' settings, then all packets in the file's order, with their times.
+
+    Tags, time of making and signature do not count: two makings of the same clip have the same hash.
+
+    Returns:
+        SHA-256, hexadecimal.
+
+    Raises:
+        ValueError: not an MP4.
+    """
+    try:
+        with av.open(io.BytesIO(data), "r", format="mp4") as container:
+            digest = hashlib.sha256()
+            for stream in container.streams:
+                settings = stream.codec_context.extradata or b"" if stream.codec_context else b""
+                digest.update(f"{stream.index} {stream.type} {stream.time_base} {len(settings)}\n".encode())
+                digest.update(settings)
+            for packet in container.demux():
+                if packet.size:  # each stream ends with an empty one
+                    digest.update(f"{packet.stream_index} {packet.pts} {packet.dts} {packet.size}\n".encode())
+                    digest.update(memoryview(packet))
+            return digest.hexdigest()
     except Exception as error:
         raise ValueError(f"MP4 of {len(data)} bytes cannot be read: {_reason(error)}") from error
 

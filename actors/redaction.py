@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 HIDDEN = "***"
 
@@ -21,3 +23,14 @@ def redact(text: str) -> str:
     'https://***@host/a.png?X-Amz-Signature=***&versionId=7'
     """
     return _SECRET.sub(rf"\g<1>{HIDDEN}", _USER.sub(f"{HIDDEN}@", text))
+
+
+def redact_values(values: Any) -> Any:
+    """The same for every text in JSON-like values."""
+    if isinstance(values, str):
+        return redact(values)
+    if isinstance(values, Mapping):
+        return {name: redact_values(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [redact_values(value) for value in values]
+    return values

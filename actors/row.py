@@ -24,7 +24,7 @@ ACTOR_START = "start of the actor"
 
 
 OUTPUT = "output"
-"""Stands there where no row is at fault, but the output takes no more clips."""
+"""Stands there where no row is at fault, but the output takes no more clips, or none can be signed any more."""
 
 
 class ClipRow(TypedDict):

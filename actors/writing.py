@@ -12,7 +12,7 @@ import torch
 
 from actors.clip_files import RECORD_VERSION, clip_name
 from actors.fingerprint import LaneFingerprint
-from actors.media import probe
+from actors.media import hash_media, probe
 from actors.redaction import redact
 from actors.row import OUTPUT, RowError
 from actors.stage import Compute, Stage, Work
@@ -59,7 +59,12 @@ class Writing(Stage):
             "request": _without_secrets(request.model_dump(mode="json", exclude_none=True)),
             "prompt_text": request.prompt_text(),
             "seed": request.resolved_seed,
-            "mp4": {"sha256": hashlib.sha256(mp4).hexdigest(), "num_bytes": len(mp4), **asdict(probe(mp4))},
+            "mp4": {
+                "sha256": hashlib.sha256(mp4).hexdigest(),
+                "media_sha256": hash_media(mp4),
+                "num_bytes": len(mp4),
+                **asdict(probe(mp4)),
+            },
             "stage_seconds": work.stage_seconds,
             "notes": work.notes,
             "written_at": datetime.now(UTC).isoformat(timespec="seconds"),

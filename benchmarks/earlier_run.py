@@ -91,6 +91,7 @@ def _record(request: ClipRequest, fingerprint: str) -> Mapping[str, Any]:
         "seed": request.resolved_seed,
         "mp4": {
             "sha256": "0" * 64,
+            "media_sha256": "0" * 64,
             "num_bytes": 30_000,
             "width": 96,
             "height": 64,

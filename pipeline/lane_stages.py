@@ -9,6 +9,7 @@ from actors.base_generation import BaseGeneration
 from actors.checkpoint_source import CheckpointSource
 from actors.conditioning import Conditioning
 from actors.decoding import Decoding
+from actors.origin import Origin
 from actors.redaction import redact
 from actors.references import AllowedReferences
 from actors.stage import Stage
@@ -28,18 +29,18 @@ def lane_stages(
         spec: of the run.
         work: the lane.
         pools: of the lane.
-        our_version: goes into every clip's record.
+        our_version: goes into every clip and its record.
         references: where images and recordings may lie; None: anywhere, for requests of one's own.
     """
     settings, lane = spec.settings, work.lane
     source = CheckpointSource(spec.checkpoint_url, settings.cache_dir)
     negative = settings.sampling.negative_prompt if lane.uses_negative_prompt(work.samplers) else None
+    origin = Origin(our_version, work.fingerprint)
     provenance = {
-        "generator": f"magihuman-ray {our_version}",
-        "model": "daVinci-MagiHuman",
-        "ai_generated": True,
+        **origin.facts(),
         "checkpoint": redact(spec.checkpoint_url),
         "lane": str(lane),
+        "signed": settings.provenance.credentials is not None,
     }
     stages: dict[str, tuple[type[Stage], dict[str, Any]]] = {
         "conditioning": (
@@ -70,6 +71,8 @@ def lane_stages(
                 "source": source,
                 "encoding": settings.encoding.video_encoding(),
                 "resolution": lane.resolution,
+                "origin": origin,
+                "credentials": settings.provenance.credentials,
             },
         ),
         "writing": (

@@ -59,6 +59,7 @@ _RESULTS_SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("mp4", pa.string()),
         ("sha256", pa.string()),
+        ("media_sha256", pa.string()),
         ("num_bytes", pa.int64()),
         ("fingerprint", pa.string()),
         ("prompt_text", pa.string()),
@@ -68,6 +69,8 @@ _RESULTS_SCHEMA = pa.schema(
         ("written_at", pa.string()),
     ]
 )
+_LATER_COLUMNS = ("media_sha256",)
+"""Which tables of older versions lack, and their records, too."""
 
 
 @dataclass(frozen=True)
@@ -214,9 +217,7 @@ class Ledger:
             try:
                 with open_binary(url) as file:
                     for batch in pq.ParquetFile(file).iter_batches(10_000, columns=columns):
-                        yield pa.Table.from_batches([batch]).cast(
-                            pa.schema([_RESULTS_SCHEMA.field(name) for name in batch.schema.names])
-                        )
+                        yield _as_results(pa.Table.from_batches([batch]), all_columns=columns is None)
             except (pa.ArrowException, KeyError) as error:
                 logger.warning("%s is not a table of results and is ignored (%s)", url, error)
 
@@ -268,6 +269,20 @@ class Ledger:
         write_atomically(join(self.output_url, name), data, content_type=content_type)
 
 
+def _as_results(table: pa.Table, all_columns: bool) -> pa.Table:
+    """In the types of the results' table; of all columns, those that are absent because they are new hold nulls.
+
+    Raises:
+        ArrowException: a value does not fit.
+        KeyError: a column is none of the results' table.
+    """
+    for name in _LATER_COLUMNS:
+        if all_columns and name not in table.column_names:
+            place = _RESULTS_SCHEMA.get_field_index(name)
+            table = table.add_column(place, name, pa.nulls(len(table), pa.string()))
+    return table.cast(pa.schema([_RESULTS_SCHEMA.field(name) for name in table.column_names]))
+
+
 def _parquet(tables: Iterable[pa.Table]) -> bytes:
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, _RESULTS_SCHEMA) as writer:
@@ -289,6 +304,7 @@ def _result_row(record: Mapping[str, Any]) -> dict[str, Any]:
     request, mp4 = record["request"], record["mp4"]
     row = {name: request[name] for name in ("id", "language", "resolution", "aspect")}
     row |= {name: mp4[name] for name in ("width", "height", "num_frames", "video_s", "audio_s", "sha256", "num_bytes")}
+    row |= {name: mp4.get(name) for name in _LATER_COLUMNS}
     row |= {name: record[name] for name in ("seed", "fingerprint", "prompt_text", "written_at")}
     row |= {f"{stage}_s": record["stage_seconds"].get(stage) for stage in _TIMED_STAGES}
     row |= {

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from actors.clip_files import clip_name
 from actors.plain_text import printable
-from actors.redaction import redact
+from actors.redaction import redact, redact_values
 from actors.request import LANGUAGES, ClipRequest, StructuredPrompt
 from actors.row import Failure
 from actors.storage import join
@@ -93,7 +93,7 @@ def _run_facts(run: Run, state: str) -> dict[str, Any]:
         "checkpoint": redact(run.spec.checkpoint_url),
         "allowed_references": list(run.references.prefixes),
         "totals": totals,
-        "settings": run.settings.model_dump(mode="json"),
+        "settings": redact_values(run.settings.model_dump(mode="json")),
         "pools": {lane: [asdict(pool) for pool in plan.pools] for lane, plan in result.plans.items()},
         "phased_lanes": [lane for lane, plan in result.plans.items() if plan.is_phased],
         "versions": result.versions,

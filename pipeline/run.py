@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import ray
 from rich.console import Console
 
+from actors.credentials import Credentials
 from actors.redaction import redact
 from actors.references import AllowedReferences
 from actors.request import ClipRequest
@@ -20,6 +21,7 @@ from model.capabilities import Capabilities
 from model.components import Contents
 from pipeline.board import Attempts, StageBoard
 from pipeline.costs import CostModel, load_costs, networks_in
+from pipeline.extras import require_libraries
 from pipeline.gpu_memory import LaneMemory, known_gpu_memory_gb
 from pipeline.graph import LaneGraph
 from pipeline.intake import Intake
@@ -88,13 +90,21 @@ class Run:
         return settings.model_copy(update={"sampling": settings.sampling.resolved(settings.mode, samplers)})
 
     def find_work(self) -> list[LaneWork]:
-        """What is left to do, lane by lane, see `pipeline.intake.Intake.read`."""
+        """What is left to do, lane by lane, see `pipeline.intake.Intake.read`.
+
+        Raises:
+            ExtraError: clips are to be signed, and a library for it is not installed.
+            ValueError: nothing can be signed with the credentials named.
+        """
         intake = Intake(self.spec, self.ledger, self.result)
         try:
-            return intake.read()
+            works = intake.read()
         finally:
             self.capabilities, self.contents = intake.capabilities, intake.contents
             self.references = intake.references
+        if works:
+            _require_that_clips_can_be_signed(self.spec.settings.provenance.credentials)
+        return works
 
     def plan(self, works: Sequence[LaneWork]) -> None:
         """Choose the pools of every lane.
@@ -229,6 +239,12 @@ class Run:
         if deaths != self._deaths:
             self._deaths = deaths
             self.ledger.write_deaths(deaths)
+
+
+def _require_that_clips_can_be_signed(credentials: Credentials | None) -> None:
+    if credentials is not None:
+        require_libraries("c2pa", "c2pa", "cryptography")
+        credentials.signer()
 
 
 def _gpus(settings: Settings) -> tuple[int, str | None]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from actors.compile_cache import SharedCompileCache
+from actors.credentials import Credentials
 from actors.references import as_prefix
 from actors.stage import Compute
 from actors.video_encoding import VideoEncoding
@@ -173,6 +174,33 @@ class PoolsSettings(_Section):
     writing: PoolSettings = PoolSettings()
 
 
+class ProvenanceSettings(_Section):
+    """What clips are signed with, see `actors.signing`; they are not where nothing is named."""
+
+    certificate: str | None = None
+    """URL of the signer's certificate (PEM), behind it those between it and the root."""
+    private_key: str | None = None
+    """URL of its key (PEM, not encrypted). Every decoding actor reads it by itself."""
+    timestamp_authority: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    """URL of a server (RFC 3161) that attests when a clip was signed: it then holds after the certificate's time."""
+
+    @model_validator(mode="after")
+    def _require_that_they_go_together(self) -> Self:
+        if (self.certificate is None) != (self.private_key is None):
+            absent = "certificate" if self.certificate is None else "private_key"
+            raise ValueError(f"{absent} is missing: certificate and private_key go together")
+        if self.timestamp_authority is not None and self.certificate is None:
+            raise ValueError("timestamp_authority needs certificate and private_key")
+        return self
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """As who signs takes them; None where clips are not signed."""
+        if self.certificate is None or self.private_key is None:
+            return None
+        return Credentials(_absolute(self.certificate), _absolute(self.private_key), self.timestamp_authority)
+
+
 class PatienceSettings(_Section):
     """How long the driver waits before it starts a lane anew, see `pipeline.supervision.Patience`."""
 
@@ -219,6 +247,8 @@ class Settings(_Section):
     sampling: SamplingSettings = SamplingSettings()
     encoding: EncodingSettings = EncodingSettings()
     pools: PoolsSettings = PoolsSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
+    """No part of the fingerprint: signing makes a clip no other clip."""
     execution: Literal["auto", "streaming", "phased"] = "auto"
     """`streaming`: all stages at once. `phased`: stage after stage, one model at a time. `auto`: phased only where
     all models do not fit the GPUs' memory."""
@@ -235,12 +265,6 @@ class Settings(_Section):
             as_prefix(folder, "/")
         return folders
 
-    @property
-    def _compile_cache_url(self) -> str | None:
-        """A path means the same to actors, which have another working directory."""
-        url = self.compile_cache
-        return url if url is None or "://" in url else os.path.abspath(os.path.expanduser(url))
-
     def compute(self, num_gpus: float = 0) -> Compute:
         """What an actor with this many GPUs runs on."""
         device = "cuda" if num_gpus and self.device != "cpu" else "cpu"  # never a GPU held and not used
@@ -250,8 +274,16 @@ class Settings(_Section):
             precision=self.precision,
             num_threads=self.threads_per_actor,
             compiler=chosen if self.compiler == "auto" else self.compiler,
-            compile_cache=SharedCompileCache(f"{self.cache_dir.rstrip('/')}/compiled", self._compile_cache_url),
+            compile_cache=SharedCompileCache(
+                f"{self.cache_dir.rstrip('/')}/compiled",
+                None if self.compile_cache is None else _absolute(self.compile_cache),
+            ),
         )
+
+
+def _absolute(url: str) -> str:
+    """A path means the same to actors, which have another working directory."""
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
 
 def load_settings(url: str | None, overrides: Sequence[str] = ()) -> Settings:

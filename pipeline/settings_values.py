@@ -44,7 +44,7 @@ def tell(error: ValidationError, settings: type[BaseModel]) -> str:
     name = printable(".".join(str(part) for part in item["loc"]))
     if item["type"] == "extra_forbidden":
         return f"setting {name} is unknown; known here: {', '.join(_section(settings, item['loc']).model_fields)}"
-    return f"setting {name}={shown(item['input'])}: {item['msg']}"
+    return redact(f"setting {name}={shown(item['input'])}: {item['msg']}")
 
 
 def _section(settings: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel]:

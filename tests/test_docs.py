@@ -1,14 +1,28 @@
 """The documentation names what there is."""
 
 import re
+import shutil
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from actors.credentials import Credentials
+from actors.fingerprint import LaneFingerprint
+from actors.origin import Origin
 from actors.request import ClipRequest
 from jobs import generate
 from model.geometry import PIXEL_SIZES
-from pipeline.settings import EncodingSettings, PoolSettings, PoolsSettings, SamplingSettings, Settings
+from pipeline.settings import (
+    EncodingSettings,
+    PoolSettings,
+    PoolsSettings,
+    ProvenanceSettings,
+    SamplingSettings,
+    Settings,
+)
+from tests.media_files import colour_bars, make_clip, speech_like
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,7 +43,7 @@ def test_every_row_of_the_evaluation_is_documented():
 
 def test_every_setting_and_exit_status_is_documented():
     text = (ROOT / "docs/settings.md").read_text()
-    sections = (Settings, SamplingSettings, EncodingSettings, PoolSettings, PoolsSettings)
+    sections = (Settings, SamplingSettings, EncodingSettings, PoolSettings, PoolsSettings, ProvenanceSettings)
     for name in {name for section in sections for name in section.model_fields}:
         assert re.search(rf"\b{name}\b", text), name
     for name, status in vars(generate).items():
@@ -57,6 +71,7 @@ def test_every_setting_and_exit_status_is_documented():
         "docs/training.md",
         "docs/localization.md",
         "docs/synthesis.md",
+        "docs/provenance.md",
     ],
 )
 def test_links_inside_the_project_lead_somewhere(page):
@@ -79,3 +94,28 @@ def test_every_line_of_the_failure_table_names_tests_that_there_are():
         assert named or files, line
         assert named.items() <= known.items(), line
         assert all((ROOT / file).exists() for file in files), line
+
+
+def code(page, language):
+    (block,) = re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    return block
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_clip_signed_with_the_certificate_of_the_page_is_checked_by_its_code(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["bash", "-ec", code("docs/provenance.md", "bash")], check=True, capture_output=True)
+    origin, made_at = Origin("0.1.0", LaneFingerprint("lane")), datetime.now(UTC)
+    request = ClipRequest.model_validate({"id": "clip-1", "prompt": "x", "language": "en"})
+    clip = make_clip(colour_bars(3), speech_like(5292), metadata=origin.tags(request, made_at))
+    signed = Credentials("signer.pem", "signer.key").signer().sign(clip, origin.claims(request, made_at))
+    Path("clip.mp4").write_bytes(signed)
+    exec(code("docs/provenance.md", "python"), {})
+    assert capsys.readouterr().out == "Trusted\nclip-1\n"
+
+
+def test_every_tag_is_documented():
+    request = ClipRequest.model_validate({"id": "clip-1", "prompt": "x", "language": "en"})
+    text = (ROOT / "docs/provenance.md").read_text()
+    for name in Origin("0.1.0", LaneFingerprint("lane")).tags(request, datetime.now(UTC)):
+        assert f"`{name}`" in text, name

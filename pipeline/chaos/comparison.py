@@ -29,7 +29,7 @@ class Outcomes:
     """What an output holds.
 
     Attributes:
-        clips: id to what its files are: hashes, and the record without what may differ.
+        clips: id to what it is: its record without what may differ, such as the MP4's hash, and the poster's hash.
         dead_letters: id to the reason; all that were written, one after the other.
         table: ids in the table of results.
         strays: files that no run should leave.
@@ -67,10 +67,12 @@ def _clip(output_url: str, clip_id: str) -> dict[str, Any]:
     files = {suffix: read_bytes(join(output_url, CLIPS_FOLDER, f"{clip_id}.{suffix}")) for suffix in _SUFFIXES}
     record = json.loads(files["json"])
     facts = {name: value for name, value in record.items() if name not in _PASSING_FACTS}
-    hashes = {suffix: hashlib.sha256(files[suffix]).hexdigest() for suffix in ("mp4", "jpg")}
-    if hashes["mp4"] != record["mp4"]["sha256"]:
-        facts["damaged"] = hashes["mp4"]
-    return {**facts, **hashes}
+    # The file says when it was made; what it shows and plays is in `media_sha256`.
+    facts["mp4"] = {name: value for name, value in record["mp4"].items() if name != "sha256"}
+    facts["jpg"] = hashlib.sha256(files["jpg"]).hexdigest()
+    if (digest := hashlib.sha256(files["mp4"]).hexdigest()) != record["mp4"]["sha256"]:
+        facts["damaged"] = digest
+    return facts
 
 
 def find_differences(ids: Sequence[str], undisturbed: Outcomes, disturbed: Outcomes) -> list[str]:

@@ -1,29 +1,44 @@
 """Decoding as an actor does it, without Ray."""
 
+import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
+import av
+import c2pa
 import pytest
 import torch
 
+import actors.signing
 from actors.checkpoint_source import CheckpointSource
 from actors.decoding import Decoding
-from actors.media import probe
+from actors.fingerprint import LaneFingerprint
+from actors.media import hash_media, probe
 from actors.muxing import ClipMuxer
-from actors.row import Failure, new_row, pack, unpack
+from actors.origin import Origin
+from actors.row import OUTPUT, Failure, new_row, pack, unpack
 from actors.stage import Compute
 from actors.video_encoding import VideoEncoding
 from model.colour import to_yuv420p
 from model.widened_products import fast_bfloat16
+from tests.certificates import Authority
 from tests.tiny_checkpoint import write_tiny_checkpoint
+
+ORIGIN = Origin("0.1.0", LaneFingerprint("test"))
 
 
 @pytest.fixture(scope="module")
-def decoding(tmp_path_factory):
+def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     write_tiny_checkpoint(folder)
-    return Decoding(Compute(), CheckpointSource(str(folder), "unused"), VideoEncoding(), "256p")
+    return CheckpointSource(str(folder), "unused")
+
+
+@pytest.fixture(scope="module")
+def decoding(source):
+    return Decoding(Compute(), source, VideoEncoding(), "256p", ORIGIN)
 
 
 def latent_row(seed, num_latents=3, num_frames=9):
@@ -37,25 +52,29 @@ def latent_row(seed, num_latents=3, num_frames=9):
     return {**new_row(f"clip-{seed}", request), "payload": pack(tensors)}
 
 
-def test_the_same_latents_give_the_same_bytes_every_time(decoding):
+def mp4_of(row):
+    return unpack(row["payload"])["mp4"].numpy().tobytes()
+
+
+def test_the_same_latents_give_the_same_media_every_time(decoding):
     # x264 with AVX-512 gave different files here; two clips in turn and two at once stir the memory.
     rows = [latent_row(0), latent_row(1)]
-    mp4s = [[], []]
+    hashes = [[], []]
     for _ in range(6):
         for number, row in enumerate(rows):
-            mp4s[number].append(unpack(decoding(row)["payload"])["mp4"].numpy().tobytes())
+            hashes[number].append(hash_media(mp4_of(decoding(row))))
     with ThreadPoolExecutor(2) as pool:
         for number, row in enumerate(pool.map(decoding, rows * 2)):
-            mp4s[number % 2].append(unpack(row["payload"])["mp4"].numpy().tobytes())
-    assert [len(set(results)) for results in mp4s] == [1, 1]
-    assert mp4s[0][0] != mp4s[1][0]
+            hashes[number % 2].append(hash_media(mp4_of(row)))
+    assert [len(set(results)) for results in hashes] == [1, 1]
+    assert hashes[0][0] != hashes[1][0]
 
 
 @pytest.mark.parametrize(("num_latents", "num_frames"), [(2, 5), (2, 4), (9, 33), (20, 75)])
 def test_surplus_frames_and_sound_are_cut(decoding, num_latents, num_frames):
     row = decoding(latent_row(0, num_latents, num_frames))
     assert row["failure"] is None
-    facts = probe(unpack(row["payload"])["mp4"].numpy().tobytes())
+    facts = probe(mp4_of(row))
     assert facts.num_frames == num_frames
     assert facts.audio_s == pytest.approx(num_frames / 25, abs=0.04)
 
@@ -67,14 +86,13 @@ def test_a_clip_is_what_the_parts_make_one_after_the_other(decoding):
         sound_2S = decoding.audio_decoder.decode(tensors["audio"])[:, : 61 * 1764].numpy()
         chunks = list(decoding.video_decoder.decode_chunks(tensors["video"].bfloat16()))
         planes_FPX = to_yuv420p(torch.cat(chunks, dim=1)).numpy()
-    metadata = {"title": "clip-3", "comment": "AI-generated with daVinci-MagiHuman", "language": "en"}
-    with ClipMuxer(448, 256, metadata=metadata) as muxer:
+    with ClipMuxer(448, 256) as muxer:
         muxer.write_audio(sound_2S)
         muxer.write_frames(planes_FPX)
         made = muxer.finish()
         poster = muxer.poster
     tensors = unpack(decoding(row)["payload"])
-    assert tensors["mp4"].numpy().tobytes() == made
+    assert hash_media(tensors["mp4"].numpy().tobytes()) == hash_media(made)
     assert tensors["poster"].numpy().tobytes() == poster
 
 
@@ -90,6 +108,34 @@ def test_sound_that_is_no_number_fails_the_row_and_leaves_no_thread(decoding):
     assert decoding(row)["failure"] is None, "the next one is made"
 
 
+def test_clips_are_signed_and_say_so_with_the_same_media(decoding, source, tmp_path):
+    authority = Authority()
+    signing = Decoding(Compute(), source, VideoEncoding(), "256p", ORIGIN, authority.credentials(tmp_path))
+    row = latent_row(0, 2, 5)
+    mp4 = mp4_of(signing(row))
+    assert hash_media(mp4) == hash_media(mp4_of(decoding(row)))
+    with c2pa.Reader("video/mp4", io.BytesIO(mp4), context=authority.trusting()) as reader:
+        assert reader.get_validation_state() == "Trusted"
+        assert reader.get_active_manifest()["title"] == "clip-0"
+    with av.open(io.BytesIO(mp4)) as container:
+        assert container.metadata["request_id"] == "clip-0"
+        made_at = datetime.fromisoformat(container.metadata["creation_time"])
+    assert abs(datetime.now(UTC) - made_at) < timedelta(minutes=5)
+
+
+def test_a_signature_that_fails_ends_the_run_and_blames_no_row(source, tmp_path, monkeypatch):
+    credentials = Authority().credentials(tmp_path)
+    signing = Decoding(Compute(), source, VideoEncoding(), "256p", ORIGIN, credentials)
+
+    def fail(*_):
+        raise c2pa.C2paError("Signature: the certificate was not valid at time of signing")
+
+    monkeypatch.setattr(actors.signing, "_sign", fail)
+    failure = Failure.from_json(signing(latent_row(0, 2, 5))["failure"])
+    assert (failure.field, failure.value) == (OUTPUT, None)
+    assert failure.reason == "a clip cannot be signed: Signature: the certificate was not valid at time of signing"
+
+
 def test_an_encoder_that_the_machine_lacks_is_told_before_anything_is_loaded():
     """No GPU here, so NVENC cannot be opened; its options have been read by then, or the reason would be another."""
     encoding = VideoEncoding(codec="h264_nvenc", preset="p4", threads=1)
@@ -97,6 +143,6 @@ def test_an_encoder_that_the_machine_lacks_is_told_before_anything_is_loaded():
         r"^setting encoding\.codec='h264_nvenc': this machine cannot encode with it \(.*\); it needs a GPU with NVENC"
     )
     with pytest.raises(ValueError, match=message) as caught:
-        Decoding(Compute("cpu"), CheckpointSource("no/such/folder", "unused"), encoding, "256p")
+        Decoding(Compute("cpu"), CheckpointSource("no/such/folder", "unused"), encoding, "256p", ORIGIN)
     assert "\n" not in str(caught.value)
     assert "Invalid argument" not in str(caught.value)

@@ -20,7 +20,9 @@ from actors.checkpoint_source import CheckpointSource
 from actors.compile_cache import SharedCompileCache
 from actors.conditioning import Conditioning
 from actors.decoding import Decoding
+from actors.fingerprint import LaneFingerprint
 from actors.media import probe
+from actors.origin import Origin
 from actors.row import Failure, new_row, unpack
 from actors.stage import Compute
 from actors.super_resolution import SuperResolution
@@ -176,7 +178,7 @@ def test_every_stage_takes_sizes_and_the_default_length_from_the_checkpoint(smal
     assert unpack(row["payload"])["video"].shape == (1, 48, 5, 4, 6)
     row = SuperResolution(Compute(), small_source, "540p", SuperResolutionSampling(num_steps=1))(row)
     assert unpack(row["payload"])["video"].shape == (1, 48, 5, 8, 12)
-    row = Decoding(Compute(), small_source, VideoEncoding(), "256p")(row)
+    row = Decoding(Compute(), small_source, VideoEncoding(), "256p", Origin("0.1.0", LaneFingerprint("test")))(row)
     facts = probe(unpack(row["payload"])["mp4"].numpy().tobytes())
     assert (facts.width, facts.height) == (192, 128)
 

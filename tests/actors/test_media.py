@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from actors.media import probe, read_frames, read_waveform
+from actors.media import hash_media, probe, read_frames, read_waveform
 from tests.media_files import as_audio_file, colour_bars, make_clip, speech_like
 
 
@@ -118,3 +118,29 @@ def test_what_makes_ffmpeg_open_other_files_or_ports_is_not_tried(data):
     for read in (read_waveform, read_frames):
         with pytest.raises(ValueError, match="cannot be decoded: Invalid"):
             read(data)
+
+
+def test_the_hash_of_media_is_of_what_is_shown_and_played():
+    frames_FYX3, samples_2S = colour_bars(10), speech_like(17_640)
+    tags = {"title": "a", "creation_time": "2026-01-02T03:04:05Z"}
+    clip = make_clip(frames_FYX3, samples_2S, metadata=tags)
+    later = make_clip(frames_FYX3, samples_2S, metadata={"title": "b", "creation_time": "2026-01-02T03:04:06Z"})
+    assert later != clip
+    assert hash_media(later) == hash_media(clip)
+    one_changed = frames_FYX3.copy()
+    one_changed[6] = 255 - one_changed[6]
+    others = [
+        make_clip(one_changed, samples_2S),
+        make_clip(frames_FYX3, np.roll(samples_2S, 1)),
+        make_clip(frames_FYX3[:9], samples_2S),
+        make_clip(frames_FYX3, samples_2S, fps=24),
+    ]
+    assert len({hash_media(mp4) for mp4 in (clip, *others)}) == 5
+    turned = bytearray(clip)
+    turned[-1] ^= 1
+    assert hash_media(bytes(turned)) != hash_media(clip)
+
+
+def test_a_hash_of_no_mp4_is_refused():
+    with pytest.raises(ValueError, match=r"^MP4 of 7 bytes cannot be read: "):
+        hash_media(b"no clip")

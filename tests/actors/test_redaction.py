@@ -1,6 +1,6 @@
 import pytest
 
-from actors.redaction import redact
+from actors.redaction import redact, redact_values
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,8 @@ from actors.redaction import redact
 def test_a_url_is_shown_without_what_opens_it(text, shown):
     assert redact(text) == shown
     assert redact(shown) == shown
+
+
+def test_every_text_inside_values_is_redacted():
+    values = {"a": ["s3://k:s@b/x", 3, None], "b": {"c": "https://h/k.pem?sig=abc"}}
+    assert redact_values(values) == {"a": ["s3://***@b/x", 3, None], "b": {"c": "https://h/k.pem?sig=***"}}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from tests.jobs.rows_of_every_kind import DECODING_CPUS, mixed_rows, write_manifest, write_references
 from tests.jobs.small_recipes import write_small_recipes
 from tests.tiny_checkpoint import write_tiny_checkpoint
@@ -49,19 +50,21 @@ def manifest(tmp_path):
 
 @dataclass(frozen=True)
 class MixedRun:
-    """A run that ended by itself, of a manifest with rows of every kind, good and bad ones.
+    """A run that ended by itself, of a manifest with rows of every kind, good and bad ones; its clips are signed.
 
     Attributes:
         folder: of the manifest and of what it refers to.
         output: of the run; not to be changed.
         status: the job's exit status.
         printed: its standard output.
+        authority: issued what they are signed with.
     """
 
     folder: Path
     output: Path
     status: int
     printed: str
+    authority: Authority
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +77,10 @@ def mixed_run(cluster, tiny_checkpoint, tmp_path_factory) -> MixedRun:
     path, output, printed = write_manifest(folder / "manifest.jsonl", mixed_rows()), folder / "out", io.StringIO()
     arguments = ["--manifest", str(path), "--output", str(output), "--checkpoint", tiny_checkpoint]
     arguments += ["--set", f"pools.decoding.num_cpus={DECODING_CPUS}"]
+    authority = Authority()
+    credentials = authority.credentials(folder / "credentials")
+    arguments += ["--set", f"provenance.certificate={credentials.certificate}"]
+    arguments += ["--set", f"provenance.private_key={credentials.private_key}"]
     with redirect_stdout(printed):
         status = main([*arguments, "--address", cluster.address])
-    return MixedRun(folder, output, status, printed.getvalue())
+    return MixedRun(folder, output, status, printed.getvalue(), authority)

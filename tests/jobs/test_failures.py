@@ -20,7 +20,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from actors.media import probe
+from actors.media import hash_media, probe
 from actors.storage import join, list_names, read_bytes, remove, write_atomically
 from pipeline.run_lock import RunLock
 from tests.jobs.rows_of_every_kind import GOOD_ROWS, noise_png
@@ -114,7 +114,8 @@ def test_told_to_go_it_ends_in_order_and_the_same_command_continues(mixed_run, g
     assert "1 made, 2 skipped, 0 dead-lettered" in printed
     for values in rows:
         name = f"clips/{values['id']}.mp4"
-        assert (output / name).read_bytes() == (mixed_run.output / name).read_bytes(), "as of an undisturbed run"
+        hashes = {hash_media((folder / name).read_bytes()) for folder in (output, mixed_run.output)}
+        assert len(hashes) == 1, "as of an undisturbed run"
 
 
 def test_an_output_that_takes_no_more_ends_the_run_and_keeps_what_is_done(
@@ -223,4 +224,4 @@ def test_workers_killed_at_every_stage_cost_no_clip_and_change_none(generate, ma
     assert generate(path, tmp_path / "undisturbed")[0] == 0
     for values in rows:
         name = f"clips/{values['id']}.mp4"
-        assert (output / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+        assert len({hash_media((folder / name).read_bytes()) for folder in (output, tmp_path / "undisturbed")}) == 1

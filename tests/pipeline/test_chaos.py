@@ -4,13 +4,20 @@ from collections import Counter
 from copy import deepcopy
 
 import pytest
+import torch
 
+from actors.fingerprint import LaneFingerprint
+from actors.row import new_row, pack
+from actors.stage import Compute
+from actors.writing import Writing
 from pipeline.chaos.blows import KINDS, SHARES, draw_blows
-from pipeline.chaos.comparison import Outcomes, find_differences
+from pipeline.chaos.comparison import Outcomes, find_differences, read_outcomes
+from pipeline.ledger import Ledger
+from tests.media_files import colour_bars, make_clip, speech_like
 
 IDS = ["a", "b", "c"]
 SOUND = Outcomes(
-    clips={"a": {"seed": 1, "mp4": "x"}, "b": {"seed": 2, "mp4": "y"}},
+    clips={"a": {"seed": 1, "mp4": {"media_sha256": "x"}}, "b": {"seed": 2, "mp4": {"media_sha256": "y"}}},
     dead_letters=[("c", "image: no such file")],
     table=["a", "b"],
 )
@@ -56,7 +63,7 @@ def broken(change):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda o: o.clips["a"].update(mp4="z"), "clip a differs in mp4"),
+        (lambda o: o.clips["a"].update(mp4={"media_sha256": "z"}), "clip a differs in mp4"),
         (lambda o: o.clips["a"].update(damaged="z"), "disturbed: a is damaged"),
         (lambda o: o.clips.pop("b"), "disturbed: row b has 0 outcomes"),
         (lambda o: o.dead_letters.append(("a", "died")), "disturbed: row a has 2 outcomes"),
@@ -69,3 +76,38 @@ def broken(change):
 )
 def test_every_difference_is_told(change, line):
     assert line in broken(change)
+
+
+def outcomes_of(output, mp4):
+    """Those of a run that has written this clip alone."""
+    tensors = {
+        name: torch.frombuffer(bytearray(data), dtype=torch.uint8) for name, data in (("mp4", mp4), ("poster", b"p"))
+    }
+    request = '{"id": "a", "prompt": "x", "language": "en"}'
+    row = Writing(Compute(), str(output), LaneFingerprint("lane"), {})(
+        {**new_row("a", request), "payload": pack(tensors)}
+    )
+    assert row["failure"] is None
+    ledger = Ledger(str(output))
+    ledger.write_results(ledger.fingerprints({"a"}))
+    ledger.write_dead_letters(b"")
+    (output / "ledger").rmdir()  # a store has no empty folders
+    return read_outcomes(str(output))
+
+
+def test_clips_made_at_other_times_are_the_same_and_others_are_not(tmp_path):
+    def made(year, num_frames=5):
+        tags = {"creation_time": f"{year}-01-02T03:04:05Z"}
+        return make_clip(colour_bars(num_frames), speech_like(9000), metadata=tags)
+
+    first, second = made(2026), made(2027)
+    assert first != second
+    one, same, other = (
+        outcomes_of(tmp_path / name, mp4)
+        for name, mp4 in (("one", first), ("same", second), ("other", made(2026, num_frames=6)))
+    )
+    assert find_differences(["a"], one, same) == []
+    assert find_differences(["a"], one, other) == ["clip a differs in mp4"]
+    path = tmp_path / "same/clips/a.mp4"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert find_differences(["a"], one, read_outcomes(str(tmp_path / "same")))[0] == "disturbed: a is damaged"

@@ -1,6 +1,7 @@
 import os
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 
 from actors.fingerprint import LaneFingerprint, hash_facts
@@ -190,6 +191,8 @@ def test_a_lane_fingerprint_follows_weights_and_settings(checkpoint):
     plain = lane_hash(checkpoint)
     assert lane_hash(checkpoint) == plain
     assert lane_hash(checkpoint, ["pools.decoding.size=4", "cache_dir=/x", "sampling.sr_steps=9"]) == plain
+    signed = ["provenance.certificate=c.pem", "provenance.private_key=k.pem"]
+    assert lane_hash(checkpoint, signed) == plain, "a signature makes no other clip"
     for override in (
         "sampling.distill_steps=4",
         "precision=fp32",
@@ -253,3 +256,21 @@ def test_clips_are_counted_by_resolution_and_language(tmp_path):
     assert ledger.write_results({"c2"}) == [japanese]
     assert ledger.clip_counts(since="2026-01-02T03:02:00+00:00") == [japanese]
     assert ledger.clip_counts(since="2026-01-02T03:03:00+00:00") == []
+
+
+def test_tables_and_records_from_before_the_hash_of_media_are_kept(tmp_path):
+    """Records made by `write_marker` have none."""
+    output, path = str(tmp_path), tmp_path / "results.parquet"
+    write_marker(output, "old")
+    ledger = Ledger(output)
+    ledger.write_results(ledger.fingerprints({"old"}))
+    pq.write_table(pq.read_table(path).drop_columns(["media_sha256"]), path)
+    (tmp_path / "clips/old.json").unlink()
+    write_marker(output, "new")
+    ledger = Ledger(output)
+    (record,) = ledger.records({"new"})
+    ledger.add({**record, "mp4": {**record["mp4"], "media_sha256": "ab"}})
+    assert len(ledger.write_results({"old", "new"})) == 1
+    hashes = {row["id"]: row["media_sha256"] for row in pq.read_table(path).to_pylist()}
+    assert hashes == {"old": None, "new": "ab"}
+    assert Ledger(output).fingerprints({"old", "new"}) == {"old": "f", "new": "f"}

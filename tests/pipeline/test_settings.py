@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from actors.credentials import Credentials
 from actors.video_encoding import VideoEncoding
 from model.capabilities import Samplers
 from model.sampling import DistilledSampling, GuidedSampling, SuperResolutionSampling
@@ -97,6 +98,19 @@ def test_overrides_win_over_the_file(tmp_path):
         ("encoding.codec=av1", r"setting encoding\.codec='av1': .*'libx264' or 'h264_nvenc'"),
         ("encoding.threads=0", r"setting encoding\.threads=0: .*greater than or equal to 1"),
         ("encoding.preset=p4", r"setting encoding=.*preset 'p4' is not allowed with libx264: one of ultrafast"),
+        (
+            "provenance.certificate=c.pem",
+            r"setting provenance=.*private_key is missing: certificate and private_key go",
+        ),
+        (
+            "provenance.private_key=k.pem",
+            r"setting provenance=.*certificate is missing: certificate and private_key go",
+        ),
+        (
+            "provenance.timestamp_authority=http://tsa.example",
+            r"setting provenance=.*timestamp_authority needs certificate and private_key",
+        ),
+        ("provenance.timestamp_authority=tsa.example", r"setting provenance\.timestamp_authority='tsa\.example': "),
     ],
 )
 def test_a_bad_setting_is_one_clear_line(override, message):
@@ -132,3 +146,17 @@ def test_an_absent_or_broken_file_is_named(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [")
     with pytest.raises(SettingsError, match=r"settings .*broken\.yaml"):
         load_settings(str(tmp_path / "broken.yaml"))
+
+
+def test_paths_of_credentials_mean_the_same_to_driver_and_actors(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = ["provenance.certificate=chain.pem", "provenance.private_key=s3://bucket/key.pem"]
+    credentials = load_settings(None, overrides).provenance.credentials
+    assert credentials == Credentials(str(tmp_path / "chain.pem"), "s3://bucket/key.pem")
+    assert load_settings(None).provenance.credentials is None
+
+
+def test_what_opens_a_url_is_not_in_the_line_that_refuses_it():
+    with pytest.raises(SettingsError, match=r"private_key': 'https://host/k\.pem\?sig=\*\*\*'") as caught:
+        load_settings(None, ["provenance.private_key='https://host/k.pem?sig=0f3a'"])
+    assert "0f3a" not in str(caught.value)
