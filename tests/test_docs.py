@@ -55,6 +55,7 @@ def test_every_setting_and_exit_status_is_documented():
         "docs/small_world.md",
         "docs/evaluation.md",
         "docs/training.md",
+        "docs/localization.md",
     ],
 )
 def test_links_inside_the_project_lead_somewhere(page):

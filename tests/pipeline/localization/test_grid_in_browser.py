@@ -89,7 +89,7 @@ def test_scenes_go_down_languages_across_and_their_heads_stay(visits, url):
 def test_a_picture_of_the_reference_and_the_source_line_stand_beside(visits, url):
     page = visits.open(url)
     scene = page.locator(".scene", has_text="morning")
-    assert scene.locator("blockquote").inner_text() == LINES["en"]
+    assert scene.locator("blockquote").text_content() == LINES["en"]
     assert scene.locator("img").evaluate("(image) => [image.complete, image.naturalWidth, image.naturalHeight]") == [
         True,
         360,
@@ -276,17 +276,15 @@ def test_tab_goes_through_the_filters_to_one_clip_and_out(visits, url):
 def test_a_rejected_cell_says_what_to_change(visits, url):
     page = visits.open(f"{url}#status=rejected&status=failed&status=waiting")
     assert shown(page) == [FAILED, WAITING, "script.ja", "script.ko"]
-    texts = {clip_id: page.locator(f'[id="{clip_id}"]').inner_text() for clip_id in shown(page)}
-    assert texts["script.ja"].startswith("Rejected\n\n안녕하세요\n\nline.ja must be in kana or Chinese characters")
-    assert "line.ko is missing: write it, or leave ko out" in texts["script.ko"]
-    assert "decoding: the picture is not a number" in texts[FAILED]
-    assert texts[WAITING].startswith("Waiting\n\nBonjour")
-    assert (
-        page.get_by_text("Scene rejected")
-        .locator("..")
-        .inner_text()
-        .startswith("Scene rejected\n\nimage there is no such file")
-    )
+    texts = {clip_id: page.locator(f'[id="{clip_id}"] p').all_text_contents() for clip_id in shown(page)}
+    assert texts["script.ja"][:2] == ["Rejected", "안녕하세요"]
+    assert texts["script.ja"][2].startswith("line.ja must be in kana or Chinese characters as Japanese is, got Hangul")
+    assert texts["script.ko"] == ["Rejected", "line.ko is missing: write it, or leave ko out"]
+    assert texts[FAILED] == ["Failed", LINES["de"], "decoding: the picture is not a number"]
+    assert texts[WAITING] == ["Waiting", LINES["fr"]]
+    of_scene = page.locator(".whole p").all_text_contents()
+    assert of_scene[0] == "Scene rejected"
+    assert of_scene[1].startswith("image there is no such file")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -306,7 +304,7 @@ def test_every_text_stands_out_and_every_part_has_a_name(visits, url, scheme):
     assert page.evaluate("document.documentElement.lang") == "en"
     for code, line in LINES.items():
         assert page.locator(f'[id="welcome.{code}"] p').get_attribute("lang") == code
-        assert page.locator(f'[id="welcome.{code}"] p').inner_text() == line
+        assert page.locator(f'[id="welcome.{code}"] p').text_content() == line
         assert page.get_by_role("button", name=f"Play welcome.{code}").count() == 1
     assert page.get_by_role("grid", name="Clips").get_by_role("row").count() == 9
     assert page.get_by_role("row").nth(1).get_by_role("gridcell").count() == 7
@@ -378,7 +376,7 @@ def many(tmp_path_factory):
     return (folder / "campaign.html").as_uri()
 
 
-def test_500_scenes_in_7_languages_open_within_two_seconds(visits, many, record_property):
+def test_500_scenes_in_7_languages_open_within_two_seconds(visits, many):
     times_ms = []
     for _ in range(3):  # the best of three: others may be at work beside us
         visits.requests.clear()
@@ -387,8 +385,7 @@ def test_500_scenes_in_7_languages_open_within_two_seconds(visits, many, record_
         painted = "() => new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(performance.now()))))"
         times_ms.append(page.evaluate(painted))
         assert 0 < page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") <= times_ms[-1]
-    record_property("opened_ms", times_ms)
-    assert min(times_ms) < 2000
+    assert min(times_ms) < 2000, times_ms
     expect(page.locator(".shown")).to_have_text("3,500 shown")
     page.wait_for_timeout(300)
     posters = [name for name in visits.requests if name.endswith(".jpg")]
