@@ -7,7 +7,7 @@ DEMO_OUT := out/demo
 
 RESULTS := benchmarks/results
 
-.PHONY: demo test test-with-ray test-without-ray soak lint format audit bench bench-pipeline bench-driver bench-gpu api setup setup-dev clean
+.PHONY: demo test test-with-ray test-without-ray soak screenshots lint format audit bench bench-pipeline bench-driver bench-gpu api setup setup-dev clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -44,6 +44,11 @@ test-without-ray:
 soak: setup-dev
 	@$(BIN)/python -X faulthandler -m pytest -m soak
 	@for seed in 1 2 3; do $(BIN)/python -m jobs.chaos --rows 200 --kills 50 --seed $$seed || exit 1; done
+
+# Pictures of a campaign's page for the docs, of clips that the small checkpoint makes of the example. A minute on two cores.
+screenshots: setup-dev
+	@RAY_AUTH_MODE=token OMP_NUM_THREADS=1 $(BIN)/python -m jobs.localize --campaign examples/campaign.csv --output out/campaign --checkpoint checkpoints/mini
+	@$(BIN)/python -m pytest tests/pipeline/localization/test_grid_in_browser.py -k pictures_for_the_docs --screenshots out/campaign
 
 # Small networks on one thread of the CPU: ways of computing side by side. About ten minutes on two cores.
 bench: setup

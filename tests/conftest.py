@@ -1,4 +1,4 @@
-"""What all tests share: threads, Ray's token, a real S3 server over HTTP, and a real Ray cluster."""
+"""What all tests share: threads, Ray's token, a real S3 server over HTTP, a real browser, and a real Ray cluster."""
 
 import os
 import secrets
@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import pytest
 import s3fs
 import torch
+from playwright.sync_api import Browser, sync_playwright
 
 from pipeline.chaos.local_cluster import LocalCluster
 from pipeline.chaos.s3_server import KEYS, free_port, moto_server
+from tests.visits import Visits
 
 # Ray reads these once, when it is first imported: its token authentication is on, with a token of this session's own.
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -55,12 +57,42 @@ def espeak() -> None:
         pytest.skip("espeak-ng is not installed; on Debian: apt-get install espeak-ng")
 
 
+@pytest.fixture(scope="module")  # no longer than that: while it is open, no other event loop can be
+def browser() -> Iterator[Browser]:
+    """Chromium without a window; a Debian package as well."""
+    path = shutil.which("chromium")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("chromium is not installed; on Debian: apt-get install chromium fonts-noto-cjk")
+        pytest.skip("chromium is not installed; on Debian: apt-get install chromium fonts-noto-cjk")
+    with sync_playwright() as playwright:
+        # Its sandbox needs rights that containers seldom have; the pages are our own.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visits(browser: Browser) -> Iterator[Visits]:
+    """Opens pages; at the end of the test none of them may have complained or asked for anything from elsewhere."""
+    visits = Visits(browser)
+    yield visits
+    visits.end()
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LocalCluster]:
     """One real Ray cluster for the whole session, protected by the session's token."""
     options = ("--num-cpus=16", "--include-dashboard=true", f"--dashboard-port={free_port()}")
     with LocalCluster(*options, object_store_bytes=500_000_000) as cluster:
         yield cluster
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--screenshots OUTPUT`: pictures for the docs are made anew, of a finished campaign."""
+    parser.addoption(
+        "--screenshots", metavar="OUTPUT", help="make docs/campaign*.webp, of this output of jobs.localize"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers

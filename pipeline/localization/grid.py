@@ -62,7 +62,7 @@ class SceneLine:
         source: what is said in the campaign's source language.
         source_language: that language, "" where the scene has no such line.
         reference_url: a picture of its reference image, relative to the page.
-        reason: why the scene as a whole was rejected.
+        reason: why all of the scene was rejected, or what of it that has no column.
         cells: language to its clips; several where the line was split.
     """
 
@@ -77,6 +77,11 @@ class SceneLine:
 
     def __post_init__(self) -> None:
         require_relative(f"reference of scene {self.id}", self.reference_url)
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether nothing of it is to be made."""
+        return bool(self.reason) and not any(self.cells.values())
 
 
 def render_grid(title: str, scenes: Sequence[SceneLine], languages: Sequence[Language]) -> str:
@@ -96,11 +101,10 @@ def render_grid(title: str, scenes: Sequence[SceneLine], languages: Sequence[Lan
     environment.filters.update(url=encode_url, seconds=format_seconds, count="{:,}".format)
     template = resources.files("pipeline.localization").joinpath("grid.html.j2").read_text("utf-8")
     counts = Counter(cell.status for scene in scenes for cells in scene.cells.values() for cell in cells)
+    counts["rejected"] += sum(scene.is_rejected for scene in scenes)
     return environment.from_string(template).render(
         title=title,
         scenes=scenes,
         languages=[(code, LANGUAGES[code]) for code in languages],
         statuses=[(status, counts[status]) for status in STATUSES if counts[status]],
-        num_clips=counts.total(),
-        num_rejected_scenes=sum(bool(scene.reason) for scene in scenes),
     )
