@@ -49,6 +49,7 @@ _RESULT_COLUMNS = {
     "seed": "seed",
     "mp4": "media",
     "sha256": "sha256",
+    "media_sha256": "media_sha256",
     "num_bytes": "num_bytes",
     "fingerprint": "fingerprint",
 }

@@ -70,7 +70,7 @@ def test_every_node_may_reach_the_bucket(cluster):
 
 def test_every_node_installs_the_project_from_the_copied_tree(cluster):
     for role in ("head", "worker"):
-        (install,) = [line for line in cluster[f"{role}_setup_commands"] if "'.[gpu]'" in line]
+        (install,) = [line for line in cluster[f"{role}_setup_commands"] if "'.[gpu,synthesis,c2pa]'" in line]
         assert install.startswith("cd ~/magihuman-ray ")
         assert "pip install" in install
         assert "-c constraints.txt" in install
