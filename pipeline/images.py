@@ -33,5 +33,5 @@ def find_image(
     except ReferenceRefused as error:
         raise ValueError(str(error)) from error
     if not exists(url):
-        raise ValueError(f"there is no such file: {redact(url)}")
+        raise ValueError(f"is not there: {redact(url)}")
     return url

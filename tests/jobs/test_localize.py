@@ -86,7 +86,7 @@ def test_each_bad_line_says_what_to_change_and_the_rest_of_its_scene_is_made(loc
     assert "line.ja must be in kana or Chinese characters as Japanese is, got Hangul (안)" in told["script", "ja"]
     assert told["script", "de"] == "line.de is missing: write it, or leave de out"
     assert told["long", "en"].startswith("line.en is too long: it takes about ")
-    assert told["picture", None].startswith("image there is no such file: ")
+    assert told["picture", None].startswith("image is not there: ")
     assert told["welcome", None].startswith("id is used already in row 2;")
     assert told["no/id", None].startswith("id must be 1 to 100 letters")
     assert len(rejected) == len({tuple(row.items()) for row in rejected})

@@ -73,7 +73,7 @@ def test_a_language_that_the_model_lacks_is_told_of():
 def test_an_image_that_is_not_there_or_not_allowed_costs_its_scene_alone():
     expansion = expanded(row(1, image="no.png"), row(2), exists=False)
     assert [clip.scene for clip in expansion.clips] == ["s2"]
-    assert reasons(expansion) == ["s1/: image there is no such file: /data/no.png"]
+    assert reasons(expansion) == ["s1/: image is not there: /data/no.png"]
     expansion = expanded(row(1, image="../no.png"), row(2))
     assert [clip.scene for clip in expansion.clips] == ["s2"]
     assert "must lie under /data/" in reasons(expansion)[0]

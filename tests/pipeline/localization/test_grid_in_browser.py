@@ -284,7 +284,7 @@ def test_a_rejected_cell_says_what_to_change(visits, url):
     assert texts[WAITING] == ["Waiting", LINES["fr"]]
     of_scene = page.locator(".whole p").all_text_contents()
     assert of_scene[0] == "Scene rejected"
-    assert of_scene[1].startswith("image there is no such file")
+    assert of_scene[1].startswith("image is not there: ")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
