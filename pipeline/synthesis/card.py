@@ -146,7 +146,9 @@ def render(facts: Facts, recipe: Mapping[str, Any], run: Mapping[str, Any]) -> s
     template = resources.files("pipeline.synthesis").joinpath("card.md.j2").read_text("utf-8")
     return environment.from_string(template).render(
         recipe=recipe,
-        run=run,
+        version=run.get("versions", {}).get("magihuman-ray", ""),
+        checkpoint=str(run.get("checkpoint", "")).rstrip("/").rpartition("/")[2],
+        mode=run.get("settings", {}).get("mode", ""),
         facts=facts,
         languages={code: name for code, name in LANGUAGES.items() if facts.made["language"][code]},
         tables=[(axis, _spread(facts, axis)) for axis in facts.drawn],
