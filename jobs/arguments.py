@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -260,18 +261,24 @@ def price_per_hour(text: str) -> float:
     """A price from 0.
 
     Raises:
-        argparse.ArgumentTypeError: it is less, or without end.
-        ValueError: it is no number.
+        argparse.ArgumentTypeError: it is less, without end, or no number.
     """
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number from 0, got {text}")
-    return value
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"must be a number from 0, got {text}")
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Names with commas between them."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    """Names with commas between them.
+
+    Raises:
+        argparse.ArgumentTypeError: there is none.
+    """
+    found = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"must name one at least, got {text!r}")
+    return found
 
 
 def _duration(text: str) -> float:
@@ -282,5 +289,11 @@ def _duration(text: str) -> float:
 
 
 def absolute(url: str) -> str:
-    """A URL as it is, a path as workers understand it, which have another working directory."""
+    """A URL as it is, a path as workers understand it, which have another working directory.
+
+    Raises:
+        ValueError: it is empty.
+    """
+    if not url:
+        raise ValueError("must be a path or a URL, got ''")
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))

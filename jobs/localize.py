@@ -40,12 +40,12 @@ from pipeline.localization.books import (
     REJECTED_NAME,
     SCENES_NAME,
     write_books,
-    write_manifest,
     write_rejections,
 )
 from pipeline.localization.campaign import CampaignRow, read_campaign
 from pipeline.localization.expansion import Expansion, expand, languages_of
 from pipeline.localization.outcomes import read_outcomes
+from pipeline.manifest import write_manifest
 from pipeline.preview import print_plan, print_prompts
 from pipeline.run_lock import RunLock
 from pipeline.run_spec import RunSpec
@@ -131,7 +131,7 @@ def _make(
 ) -> int:
     spec = RunSpec(join(options.output, MANIFEST_NAME), options.output, options.checkpoint, settings, options.overwrite)
     with RunLock(spec.output_url) as lock:
-        write_manifest(selected, spec.manifest_url)
+        write_manifest([clip.request for clip in selected.clips], spec.manifest_url)
         write_rejections(expansion.rejections, spec.output_url)
         status = run(spec, lock, options.address)
         if lock.lost is not None:  # the books are another run's now

@@ -10,14 +10,17 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from actors.checkpoint_source import open_checkpoint
 from actors.plain_text import printable
+from actors.redaction import redact
 from actors.references import AllowedReferences, folder_of
 from actors.request import ClipRequest
-from actors.storage import join, write_atomically
+from actors.storage import join
 from jobs.arguments import (
     EXIT_USAGE,
     JobParser,
@@ -35,16 +38,19 @@ from jobs.arguments import (
     require_checkpoint,
     settings_of,
 )
-from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, STATUSES, ClusterError, run
+from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_INTERRUPTED, STATUSES, ClusterError, run
 from jobs.next_steps import with_next_step
+from model.layout import find_layout
+from pipeline.dead_letters import read_failures
 from pipeline.extras import require_libraries
 from pipeline.images import find_image
+from pipeline.manifest import write_manifest
 from pipeline.preview import print_plan, print_prompts
 from pipeline.run_lock import RunLock
 from pipeline.run_spec import RunSpec
 from pipeline.settings import Settings
 from pipeline.synthesis.card import write_card
-from pipeline.synthesis.dataset import Dataset, with_shards
+from pipeline.synthesis.dataset import SHARD, Dataset, with_shards
 from pipeline.synthesis.recipe import NAME_PATTERN, Recipe, RecipeError, read_recipe
 from pipeline.synthesis.sampling import SampledClip, expected_counts, sample
 from pipeline.synthesis.shards import MAX_SHARD_MB, write_shards
@@ -66,7 +72,11 @@ def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
         "Make a partition of a dataset by a recipe: clips drawn to its weights, an index, a data card. Running the "
         "same command again continues where it stopped, and does nothing once the partition is finished.",
         (f"{recipe} --partition 2026-11-22 --dry-run --gpus 8 --price 2.5", night, f"{night} --shard-mb 500"),
-        {**STATUSES, EXIT_DONE: "the partition is in the dataset", EXIT_DEAD_LETTERS: "some of its clips failed"},
+        {
+            **STATUSES,
+            EXIT_DONE: "the partition is in the dataset, or the part asked for is made",
+            EXIT_DEAD_LETTERS: "some of its clips failed",
+        },
         "Recipes: docs/synthesis.md. Settings: docs/settings.md.",
     )
     parser.ends.add_argument("--recipe", required=True, metavar="URL", help="YAML file; local or e.g. s3://")
@@ -116,27 +126,57 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         require_checkpoint(options)
         settings = settings_of(options)
         recipe_url, dataset = absolute(options.recipe), Dataset(absolute(options.output))
-        recipe = read_recipe(recipe_url)
         references = AllowedReferences.of_manifest(recipe_url, settings.allowed_references)
+        recipe = read_recipe(recipe_url, references)
         images = _find_images(recipe, references, folder_of(recipe_url))
         if options.dry_run:
             return _preview(options, console, settings, recipe, dataset, images)
         require_libraries("synthesis", "matplotlib", *(["webdataset"] if options.shard_mb else []))
+        if options.checkpoint is not None:
+            find_layout(open_checkpoint(options.checkpoint))  # before anything is kept that cannot be made
         settings = settings.model_copy(update={"allowed_references": references.prefixes})
         return _make(options, console, settings, recipe, dataset, images)
     except (ValueError, OSError, ClusterError) as error:
         print(f"error: {with_next_step(error)}", file=sys.stderr)
         return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("interrupted: what is done is kept, the same command continues", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _find_images(recipe: Recipe, references: AllowedReferences, folder_url: str) -> dict[str, str]:
-    images = {}
+    images: dict[str, str] = {}
     for one in recipe.axes.get("image", ()):
+        name = str(one.value)
         try:
-            images[str(one.value)] = find_image(str(one.value), references, folder_url)
+            url = find_image(name, references, folder_url)
         except ValueError as error:
-            raise RecipeError(f"recipe axes.image {printable(str(one.value))}: {error}") from error
+            raise RecipeError(f"recipe axes.image {redact(printable(name))}: {error}") from error
+        if url.partition("?")[0] in (there.partition("?")[0] for there in images.values()):
+            raise RecipeError(f"recipe axes.image {redact(printable(name))}: the axis has this image already")
+        images[name] = url
     return images
+
+
+def _requests(
+    options: argparse.Namespace, recipe: Recipe, dataset: Dataset, images: dict[str, str]
+) -> tuple[list[ClipRequest], list[SampledClip] | None]:
+    """Clips of the partition, and of one that is not drawn yet, or may be drawn anew, the draw.
+
+    Raises:
+        RecipeError: it was drawn from another recipe and has clips, or cannot be drawn.
+    """
+    partition = options.partition
+    dataset.require_room_for(partition, recipe)
+    if dataset.is_drawn(partition):
+        try:
+            dataset.require_same_recipe(partition, recipe)
+            return dataset.requests(partition), None
+        except RecipeError:
+            if dataset.has_clips(partition):
+                raise
+    drawn = sample(recipe, partition, images, dataset.taken_contents(partition))
+    return [clip.request for clip in drawn], drawn
 
 
 def _make(
@@ -147,60 +187,84 @@ def _make(
     dataset: Dataset,
     images: dict[str, str],
 ) -> int:
-    partition, is_part = options.partition, bool(options.only or options.limit)
+    partition = options.partition
     with dataset.alone():  # two partitions drawn side by side could draw the same
-        if dataset.is_drawn(partition):
-            dataset.require_same_recipe(partition, recipe)
-        else:
-            dataset.store(partition, recipe, sample(recipe, partition, images, dataset.taken_contents(partition)))
-    if dataset.is_finished(partition) and not options.retry_failed:
-        return _tell(console, dataset, partition, "finished already, nothing was made")
-    folder_url = dataset.partition_url(partition)
-    manifest_url = join(folder_url, PART_NAME) if is_part else dataset.manifest_url(partition)
-    spec = RunSpec(manifest_url, folder_url, options.checkpoint, settings, options.overwrite)
-    with RunLock(folder_url) as lock:
+        requests, drawn = _requests(options, recipe, dataset, images)
+        selected = _selected(requests, options, dataset)
+        if drawn is not None:
+            dataset.store(partition, recipe, drawn)
+    is_finished = dataset.is_finished(partition)
+    shard_mb = options.shard_mb or (dataset.shard_mb(partition) if is_finished else None)
+    with RunLock(dataset.partition_url(partition)) as lock:
+        if is_finished and not (options.retry_failed or options.overwrite):
+            if shard_mb == dataset.shard_mb(partition):
+                return _tell(console, dataset, partition, "finished already, nothing was made")
+            _finish(console, dataset, partition, dataset.read_index(partition), shard_mb)
+            return _tell(console, dataset, partition, "has shards of another size now")
+        if not selected:
+            console.print(f"partition {partition}: nothing failed that could be tried again")
+            return EXIT_DONE
+        is_part = len(selected) < len(requests)
+        manifest_url = dataset.manifest_url(partition)
         if is_part:
-            rows = _selected(dataset.requests(partition), options)
-            lines = "".join(f"{row.model_dump_json(exclude_none=True)}\n" for row in rows)
-            write_atomically(manifest_url, lines.encode(), "application/x-ndjson")
+            manifest_url = join(dataset.partition_url(partition), PART_NAME)
+            write_manifest(selected, manifest_url)
+        spec = RunSpec(manifest_url, dataset.partition_url(partition), options.checkpoint, settings, options.overwrite)
         status = run(spec, lock, options.address)
         if lock.lost is not None or status not in (EXIT_DONE, EXIT_DEAD_LETTERS):
             return status
-        if is_part:
+        if is_part and not is_finished:
             console.print(f"partition {partition}: a part was made; without --only and --limit it is finished")
             return status
-        table = dataset.made(partition)
-        if options.shard_mb:
-            shards = write_shards(dataset.url, partition, table, options.shard_mb * 1_000_000)
-            table = with_shards(table, shards)
-        with dataset.alone():
-            card_url = write_card(dataset, partition, table)
-            dataset.write_index(partition, table)  # last: it says that the partition is finished
-    console.print(f"data card: {card_url}", highlight=False, soft_wrap=True)
+        # What the run refused is there perhaps, and made from something else.
+        failed = read_failures(spec.output_url).keys()
+        earlier = {*dataset.read_index(partition, ["id"])["id"].to_pylist()} if is_part else set()
+        wanted = earlier | {request.id for request in selected}
+        table = dataset.made(partition, failed | ({request.id for request in requests} - wanted))
+        _finish(console, dataset, partition, table, shard_mb)
     return _tell(console, dataset, partition, "is in the dataset")
+
+
+def _finish(console: Console, dataset: Dataset, partition: str, table: pa.Table, shard_mb: int | None) -> None:
+    """Write shards, data card and index; the index last, since it says that the partition is finished."""
+    table = table.drop_columns([SHARD]) if SHARD in table.column_names else table
+    if shard_mb is not None:
+        table = with_shards(table, write_shards(dataset.url, partition, table, shard_mb * 1_000_000))
+    with dataset.alone():
+        card_url = write_card(dataset, partition, table)
+        dataset.write_index(partition, table, shard_mb)
+    console.print(f"data card: {card_url}", highlight=False, soft_wrap=True)
 
 
 def _tell(console: Console, dataset: Dataset, partition: str, what: str) -> int:
     """Say how a finished partition stands; the exit status follows from that."""
-    num_made, num_failed = dataset.num_made(partition), dataset.num_drawn(partition)
-    num_failed -= num_made
+    num_made = dataset.num_made(partition)
+    num_failed = dataset.num_drawn(partition) - num_made
     failed = f", {num_failed:,} failed (--retry-failed tries them again)" if num_failed else ""
     console.print(f"partition {partition} {what}: {num_made:,} clips{failed}", highlight=False, soft_wrap=True)
     return EXIT_DEAD_LETTERS if num_failed else EXIT_DONE
 
 
-def _selected(requests: Sequence[ClipRequest], options: argparse.Namespace) -> list[ClipRequest]:
+def _selected(requests: Sequence[ClipRequest], options: argparse.Namespace, dataset: Dataset) -> list[ClipRequest]:
     """What is to be made now.
 
     Raises:
         ValueError: a name that no clip has.
     """
+    selected, partition = list(requests), options.partition
     if options.only:
         known = {request.id for request in requests}
         if wrong := next((name for name in options.only if name not in known), None):
-            raise ValueError(f"--only {printable(wrong)}: no clip of partition {options.partition} has this id")
-        requests = [request for request in requests if request.id in options.only]
-    return list(requests[: options.limit])
+            raise ValueError(f"--only {printable(wrong)}: no clip of partition {partition} has this id")
+        selected = [request for request in selected if request.id in options.only]
+    if options.retry_failed:
+        if dataset.is_finished(partition):
+            made = {*dataset.read_index(partition, ["id"])["id"].to_pylist()}
+            selected = [request for request in selected if request.id not in made]
+        else:
+            failed = read_failures(dataset.partition_url(partition))
+            selected = [request for request in selected if request.id in failed]
+    return selected[: options.limit]
 
 
 def _preview(
@@ -211,24 +275,18 @@ def _preview(
     dataset: Dataset,
     images: dict[str, str],
 ) -> int:
-    partition, drawn = options.partition, None
-    if dataset.is_drawn(partition):
-        dataset.require_same_recipe(partition, recipe)
-        requests = dataset.requests(partition)
-    else:
-        drawn = sample(recipe, partition, images, dataset.taken_contents(partition))
-        requests = [clip.request for clip in drawn]
-    requests = _selected(requests, options)
-    shown = requests if options.only else requests[: min(len(requests), options.limit or _SHOWN_PROMPTS)]
-    print_prompts(console, shown, len(requests), sum(request.seconds or 0.0 for request in requests))
-    if drawn is not None and not options.only and not options.limit:
+    partition = options.partition
+    requests, drawn = _requests(options, recipe, dataset, images)
+    selected = _selected(requests, options, dataset)
+    if dataset.is_finished(partition) and not (options.retry_failed or options.overwrite):
+        return _tell(console, dataset, partition, "finished already, nothing would be made")
+    shown = selected if options.only else selected[: options.limit or _SHOWN_PROMPTS]
+    print_prompts(console, shown, len(selected), sum(request.seconds or 0.0 for request in selected))
+    if drawn is not None and len(selected) == len(requests):
         console.print(_spread(recipe, drawn))
         console.print()
-    return (
-        EXIT_DEAD_LETTERS
-        if print_plan(console, partition, requests, settings, fleet_of(options), options.checkpoint)
-        else EXIT_DONE
-    )
+    num_refused = print_plan(console, partition, selected, settings, fleet_of(options), options.checkpoint)
+    return EXIT_DEAD_LETTERS if num_refused else EXIT_DONE
 
 
 def _spread(recipe: Recipe, clips: Sequence[SampledClip]) -> Table:

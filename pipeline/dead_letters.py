@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from typing import Any
 
+from actors.row import Failure
+from actors.storage import join, list_names, read_bytes
+from pipeline.ledger import DEAD_LETTER_NAME
+from pipeline.manifest import DEAD_LETTER_KEY
+
 NUM_AT_HAND = 1000
+
+
+def read_failures(output_url: str) -> dict[str, Failure]:
+    """Ids of the rows that failed in the last run into an output, and why; other lines of the file do not count."""
+    if DEAD_LETTER_NAME not in list_names(output_url):
+        return {}
+    failures = {}
+    for line in read_bytes(join(output_url, DEAD_LETTER_NAME)).splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            letter = json.loads(line)
+            reason = letter[DEAD_LETTER_KEY]
+            failures[letter["id"]] = Failure(*(reason[name] for name in ("stage", "field", "value", "reason")))
+    return failures
 
 
 class DeadLetters:

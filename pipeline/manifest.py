@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from actors.redaction import redact
 from actors.references import AllowedReferences, ReferenceRefused, folder_of
 from actors.request import ClipRequest, describe_validation_error
 from actors.row import Failure
+from actors.storage import write_atomically
 from pipeline.plain_values import plain_value
 from pipeline.row_files import BadLine, read_rows
 
@@ -66,6 +67,12 @@ def read_manifest(url: str, references: AllowedReferences | None = None) -> Iter
             yield ManifestRow(line, {RAW_KEY: values.text}, failure=failure)
         else:
             yield _validate(line, values, references, base_folder, first_lines)
+
+
+def write_manifest(requests: Iterable[ClipRequest], url: str) -> None:
+    """Write requests as a manifest."""
+    lines = [request.model_dump_json(exclude_none=True) + "\n" for request in requests]
+    write_atomically(url, "".join(lines).encode(), "application/x-ndjson")
 
 
 def _validate(

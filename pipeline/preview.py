@@ -124,4 +124,4 @@ def _require_costs_of_the_machine(table: CostTable, num_gpus: int) -> None:
         return
     wanted = "a GPU" if num_gpus else "a CPU"
     reason = f"needs figures of {wanted}, these are of {table.device}"
-    raise CostError(f"--gpus {num_gpus} {reason}: --costs names a file that jobs.benchmark wrote on such a machine")
+    raise CostError(f"--gpus {num_gpus} {reason}: the setting costs names a file of jobs.benchmark on such a machine")

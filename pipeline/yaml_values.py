@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import yaml
@@ -16,7 +17,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((name for name in names if names.count(name) > 1 and name != "<<"), None)
+        twice = next((name for name, number in Counter(names).items() if number > 1 and name != "<<"), None)
         if twice is not None:
             raise ValueError(f"it names {printable(twice)} twice")
         return super().construct_mapping(node, deep)

@@ -142,11 +142,13 @@ def test_entrypoint_is_a_command_this_project_understands(rayjob, ray_cluster, p
 def test_scheduled_synthesis_is_a_command_this_project_understands(rayjob):
     (patch,) = documents("synthesis.yaml")
     assert patch.keys() == {"spec"}
-    assert patch["spec"].keys() == {"entrypoint"}
+    assert patch["spec"].keys() == {"entrypoint", "backoffLimit"}
+    assert patch["spec"]["backoffLimit"] == 0
     crontab = (DEPLOY / "synthesis.crontab").read_text(encoding="utf-8").splitlines()
     (line,) = [line for line in crontab if line and not line.startswith("#")]
-    assert "%" not in line, "cron takes it for the end of a line"
-    by_clock = line.partition("python -m ")[2].partition(" >>")[0]
+    assert not re.search(r"(?<!\\)%", line), "cron takes it for the end of a line"
+    by_clock = line.partition("python -m ")[2].partition(" >>")[0].replace('"$(date -u +\\%F)"', "today")
+    assert "today" in by_clock, "the date is that of the moment the line is run, not of that its turn comes"
     for written in (patch["spec"]["entrypoint"].removeprefix("python -m "), by_clock):
         job, *arguments = shlex.split(written)
         assert job == "jobs.synthesize"

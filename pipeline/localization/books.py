@@ -60,12 +60,6 @@ def write_rejections(rejections: Iterable[Rejection], output_url: str) -> None:
     write_atomically(join(output_url, REJECTED_NAME), data.encode(errors="replace"), "application/x-ndjson")
 
 
-def write_manifest(expansion: Expansion, url: str) -> None:
-    """Write the clips as a manifest of `jobs.generate`."""
-    lines = [clip.request.model_dump_json(exclude_none=True) + "\n" for clip in expansion.clips]
-    write_atomically(url, "".join(lines).encode(), "application/x-ndjson")
-
-
 def write_books(
     title: str,
     rows: Sequence[CampaignRow],

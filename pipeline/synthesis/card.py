@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -19,7 +21,10 @@ from actors.storage import join, write_atomically
 from pipeline.durations import format_duration
 from pipeline.ledger import Ledger
 from pipeline.synthesis.dataset import INDEX_FOLDER, Dataset, label_axes
+from pipeline.synthesis.recipe import RecipeError
 from pipeline.synthesis.shards import SHARDS_FOLDER
+
+logger = logging.getLogger(__name__)
 
 CARD_NAME = "README.md"
 FIGURE_NAME = "figures/distributions.png"
@@ -30,9 +35,18 @@ _MOST_VALUES = 30
 _MOST_PARTITIONS = 50
 """Rows of the table of partitions, the last ones."""
 _BLUE, _GREY = "#2f6db5", "#b9bec6"
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_SIZES = {
+    10**3: "n<1K",
+    10**4: "1K<n<10K",
+    10**5: "10K<n<100K",
+    10**6: "100K<n<1M",
+    10**7: "1M<n<10M",
+    10**8: "10M<n<100M",
+    10**9: "100M<n<1B",
+}
 """Names that the dataset cards of the Hugging Face Hub have for numbers of rows."""
-_LARGEST = "n>1M"
+_FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Arial Unicode MS", "Microsoft YaHei")
+"""Those of them that are installed draw names; the first comes with matplotlib and lacks Chinese characters."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,7 @@ class Facts:
         seconds: of every clip.
         columns: of the index, with their types.
         has_shards: whether any partition has them.
+        has_references: whether any partition's clips start from reference images.
     """
 
     partitions: list[PartitionLine] = field(default_factory=list)
@@ -67,6 +82,7 @@ class Facts:
     seconds: list[float] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
     has_shards: bool = False
+    has_references: bool = False
 
     @property
     def num_clips(self) -> int:
@@ -81,7 +97,7 @@ class Facts:
     @property
     def size_category(self) -> str:
         """As dataset cards name it."""
-        return next((name for bound, name in _SIZES if self.num_clips < bound), _LARGEST)
+        return next(name for bound, name in _SIZES.items() if self.num_clips < bound)
 
 
 def collect(dataset: Dataset, tables: Mapping[str, pa.Table]) -> Facts:
@@ -91,27 +107,38 @@ def collect(dataset: Dataset, tables: Mapping[str, pa.Table]) -> Facts:
         dataset: whose partitions count.
         tables: partition to its index, where it is not written yet, or is written anew.
     """
-    facts, drawn = Facts(), defaultdict[str, defaultdict[str, float]](lambda: defaultdict(float))
+    facts = Facts()
     for partition in sorted({*dataset.finished_partitions(), *tables}):
-        table = tables[partition] if partition in tables else dataset.read_index(partition)
-        recipe = dataset.read_recipe(partition)
-        num_drawn = dataset.num_drawn(partition)
-        for axis in _shown_axes(recipe):
-            facts.made.setdefault(axis, Counter()).update(map(_named, table[axis].to_pylist()))
-            values = recipe["axes"][axis]
-            total = math.fsum(one["weight"] for one in values)
-            for one in values:
-                drawn[axis][_named(one["value"])] += num_drawn * one["weight"] / total
-        facts.splits.update(dict.fromkeys(recipe["splits"], 0))
-        facts.splits.update(table["split"].to_pylist())
-        facts.seconds += table["seconds"].to_pylist()
-        facts.columns |= {column.name: _type_name(column.type) for column in table.schema}
-        facts.has_shards |= "shard" in table.column_names
-        seconds, num_bytes = math.fsum(table["seconds"].to_pylist()), sum(table["num_bytes"].to_pylist())
-        num_failed = num_drawn - table.num_rows
-        facts.partitions.append(PartitionLine(partition, table.num_rows, num_failed, seconds, num_bytes))
-    facts.drawn = {axis: dict(values) for axis, values in drawn.items()}
+        try:
+            _add(facts, dataset, partition, tables.get(partition))
+        except (RecipeError, KeyError) as error:
+            if partition in tables:
+                raise
+            logger.warning("partition %s is not in the data card (%s)", partition, error)
     return facts
+
+
+def _add(facts: Facts, dataset: Dataset, partition: str, table: pa.Table | None) -> None:
+    recipe, num_drawn = dataset.read_recipe(partition), dataset.num_drawn(partition)
+    schema = dataset.index_schema(partition) if table is None else table.schema
+    axes = _shown_axes(recipe)
+    if table is None:
+        table = dataset.read_index(partition, ["split", "seconds", "num_bytes", *axes])
+    for axis in axes:
+        facts.made.setdefault(axis, Counter()).update(map(_named, table[axis].to_pylist()))
+        values, drawn = recipe["axes"][axis], facts.drawn.setdefault(axis, {})
+        total = math.fsum(one["weight"] for one in values)
+        for one in values:
+            name = _named(one["value"])
+            drawn[name] = drawn.get(name, 0.0) + num_drawn * one["weight"] / total
+    facts.splits.update(dict.fromkeys(recipe["splits"], 0))
+    facts.splits.update(table["split"].to_pylist())
+    facts.seconds += table["seconds"].to_pylist()
+    facts.columns |= {column.name: _type_name(column.type) for column in schema}
+    facts.has_shards |= "shard" in schema.names
+    facts.has_references |= "image" in recipe["axes"]
+    seconds, num_bytes = math.fsum(table["seconds"].to_pylist()), sum(table["num_bytes"].to_pylist())
+    facts.partitions.append(PartitionLine(partition, table.num_rows, num_drawn - table.num_rows, seconds, num_bytes))
 
 
 def write_card(dataset: Dataset, partition: str, table: pa.Table) -> str:
@@ -203,9 +230,20 @@ def _bars(place: Any, axis: str, spread: Sequence[tuple[str, float, int]], with_
     is_crowded = sum(len(row[0]) for row in spread) > 60
     names = [row[0] if len(row[0]) <= 24 else row[0][:23] + "…" for row in spread]
     place.set_xticks(list(numbers), names, rotation=35 if is_crowded else 0, ha="right" if is_crowded else "center")
+    for label in place.get_xticklabels():
+        label.set_parse_math(False)  # a dollar is a dollar
+        label.set_fontfamily(_installed_fonts())
     _plain(place, axis)
     if with_legend:
         place.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
+
+
+@cache
+def _installed_fonts() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    there = {font.name for font in fontManager.ttflist}
+    return [name for name in _FONTS if name in there]
 
 
 def _lengths(place: Any, seconds: Sequence[float]) -> None:

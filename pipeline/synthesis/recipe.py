@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -24,6 +26,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 """Of recipes, partitions and splits: they stand in names of files, and a dot would cut the keys of shards."""
 MAX_CLIPS = 1_000_000
 """Of one partition."""
+MAX_WEIGHT = 1_000_000_000
 MAX_RECIPE_BYTES = 16 * 2**20
 """Lines stand in it."""
 
@@ -33,7 +36,12 @@ SIZE_AXES = ("resolution", "aspect", "seconds")
 """Clips that differ in these alone are the same content."""
 
 _AXIS_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
-_RESERVED = ("partition", "split", "recipe", "line", "content", "id")
+COLUMNS_OF_ALL = (
+    *("id", "partition", "split", "content", "caption", "transcript", "prompt", "seconds", "audio_seconds"),
+    *("num_frames", "width", "height", "seed", "media", "sha256", "media_sha256", "num_bytes", "fingerprint"),
+    *("shard", "place"),
+)
+"""Columns of every index, beside those of axes that are fields of a request."""
 _PLACE = re.compile(r"\{([^{}]*)\}")
 _FIXED = {
     "language": tuple(LANGUAGES),
@@ -61,6 +69,23 @@ class AxisValue:
     texts: Mapping[str, str]
 
 
+def _number(given: Any, what: str) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= MAX_WEIGHT:
+        raise ValueError(f"must have {what} from 0 to {MAX_WEIGHT:,}, got {shown(given)}")
+    return float(given)
+
+
+def _value(given: Any) -> str | float:
+    """A value's name: text, or a number."""
+    if isinstance(given, str) and given.strip():
+        require_plain(given)
+        return given.strip()
+    if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) <= MAX_WEIGHT:
+        hint = "yes, no and times such as 16:9 need quotes"
+        raise ValueError(f"must have texts or numbers for values, got {shown(given)}; {hint}")
+    return float(given)
+
+
 def _axis(given: Any) -> tuple[AxisValue, ...]:
     """Values of an axis, from a list, a map to weights, or one value."""
     if isinstance(given, Mapping):
@@ -70,12 +95,16 @@ def _axis(given: Any) -> tuple[AxisValue, ...]:
     values = [_axis_value(item) for item in items]
     if not values:
         raise ValueError("must have a value")
-    names = [value.value for value in values]
-    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+    twice = _first_double(value.value for value in values)
+    if twice is not None:
         raise ValueError(f"must not have {shown(twice)} twice")
     if not any(value.weight for value in values):
         raise ValueError("must have a weight above 0")
-    return tuple(value for value in values if value.weight)
+    return tuple(values)
+
+
+def _first_double(values: Iterable[Any]) -> Any:
+    return next((value for value, number in Counter(values).items() if number > 1), None)
 
 
 def _axis_value(item: Any) -> AxisValue:
@@ -83,21 +112,17 @@ def _axis_value(item: Any) -> AxisValue:
         return item
     if not isinstance(item, Mapping):
         item = {"value": item}
-    value, weight = item.get("value"), item.get("weight", 1)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
-        raise ValueError(f"must have texts or numbers for values, got {shown(value)}; YAML's yes and no need quotes")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-        raise ValueError(f"must have weights from 0, got {shown(weight)} for {shown(value)}")
+    value, weight = _value(item.get("value")), _number(item.get("weight", 1), "weights")
     others = {str(name): text for name, text in item.items() if name not in ("value", "weight")}
-    texts = {"text": str(value)} | others
-    for name, text in [("value", str(value)), *texts.items()]:
+    texts = {"text": _plain(value)} | others
+    for name, text in [("value", _plain(value)), *texts.items()]:
         if not isinstance(text, str):
             raise ValueError(f"must have texts besides value and weight, got {name}: {shown(text)}")
         require_plain(text, allows_layout=True)
         if len(text) > MAX_PROMPT_CHARACTERS or _PLACE.search(text):
             raise ValueError(f"must not hold braces, or more than {MAX_PROMPT_CHARACTERS:,} characters: {shown(text)}")
     texts = {name: text.strip() for name, text in texts.items()}
-    return AxisValue(float(value) if isinstance(value, int | float) else value, float(weight), texts)
+    return AxisValue(value, weight, texts)
 
 
 def _condition(given: Any) -> dict[str, tuple[str | float, ...]]:
@@ -107,15 +132,34 @@ def _condition(given: Any) -> dict[str, tuple[str | float, ...]]:
     found: dict[str, tuple[str | float, ...]] = {}
     for axis, values in given.items():
         values = values if isinstance(values, list | tuple) else [values]
-        if any(isinstance(value, bool) or not isinstance(value, str | int | float) for value in values):
-            raise ValueError(f"must map axes to texts or numbers, got {shown(values)} for {shown(axis)}")
-        found[str(axis)] = tuple(float(value) if isinstance(value, int | float) else value for value in values)
+        if not values:
+            raise ValueError(f"must name a value of {shown(axis)}")
+        found[str(axis)] = tuple(_value(value) for value in values)
     return found
+
+
+def _share(given: Any) -> float:
+    weight = _number(given, "weights")
+    if not weight:
+        raise ValueError("must have weights above 0")
+    return weight
+
+
+def _line(given: Any) -> Any:
+    return given.strip() if isinstance(given, str) else given
+
+
+def _name_of_files(given: Any) -> str:
+    if not isinstance(given, str) or not NAME_PATTERN.fullmatch(given):
+        allowed = "1 to 40 letters, digits, underscores or hyphens, starting with a letter or digit"
+        raise ValueError(f"must be {allowed}, got {shown(given)}")
+    return given
 
 
 Axis = Annotated[tuple[AxisValue, ...], BeforeValidator(_axis)]
 Condition = Annotated[dict[str, tuple[str | float, ...]], BeforeValidator(_condition)]
-Name = Annotated[str, Field(pattern=rf"^{NAME_PATTERN.pattern}$")]
+Name = Annotated[str, BeforeValidator(_name_of_files)]
+Line = Annotated[NonEmpty, BeforeValidator(_line)]
 
 
 class Constraint(BaseModel):
@@ -138,7 +182,7 @@ class Constraint(BaseModel):
     def _says_something(cls, given: Any) -> Any:
         if not isinstance(given, Mapping) or set(given) - {"when", "allow", "forbid"} or "when" not in given:
             raise ValueError("must hold when, and allow or forbid")
-        if ("allow" in given) == ("forbid" in given):
+        if (given.get("allow") is None) == (given.get("forbid") is None):
             raise ValueError("must hold one of allow and forbid")
         return given
 
@@ -192,12 +236,12 @@ class Recipe(BaseModel):
     name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
     clips: Annotated[int, Field(ge=1, le=MAX_CLIPS, strict=True)] | None = None
-    hours: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    hours: Annotated[float, Field(gt=0, le=10_000, strict=True)] | None = None
     axes: dict[str, Axis]
-    lines: dict[Language, tuple[NonEmpty, ...]]
+    lines: dict[Language, tuple[Line, ...]]
     description: NonEmpty
     constraints: tuple[Constraint, ...] = ()
-    splits: Annotated[dict[Name, Annotated[float, Field(gt=0, lt=float("inf"))]], Field(min_length=1)] = {"train": 1.0}
+    splits: Annotated[dict[Name, Annotated[float, BeforeValidator(_share)]], Field(min_length=1)] = {"train": 1.0}
     about: Text = ""
     license: Annotated[str, Field(max_length=100)] = ""
 
@@ -205,6 +249,8 @@ class Recipe(BaseModel):
     def _hangs_together(self) -> Self:
         if (self.clips is None) == (self.hours is None):
             raise ValueError("one of clips and hours must be there")
+        if (twice := _first_double(split.lower() for split in self.splits)) is not None:
+            raise ValueError(f"splits must differ where upper and lower case are one, got {twice} twice")
         self._check_axes()
         self._check_lines()
         for number, constraint in enumerate(self.constraints, 1):
@@ -218,16 +264,25 @@ class Recipe(BaseModel):
                     raise ValueError(f"constraint {number} speaks of {axis} {_plain(value)}, which has {told}")
         return self
 
+    def drawn(self, axis: str) -> tuple[AxisValue, ...]:
+        """Values of an axis that come at all."""
+        return tuple(one for one in self.axes[axis] if one.weight)
+
     def _check_axes(self) -> None:
         if "language" not in self.axes:
             raise ValueError("axes must have language")
         places = [place.partition(".")[::2] for place in _PLACE.findall(self.description)]
         for axis, values in self.axes.items():
-            if not _AXIS_PATTERN.fullmatch(axis) or axis in _RESERVED:
-                reason = f"lower-case letters, digits and underscores, and none of {', '.join(_RESERVED)}"
-                raise ValueError(f"axes must have names of {reason}, got {shown(axis)}")
+            if not _AXIS_PATTERN.fullmatch(axis):
+                raise ValueError(
+                    f"axes must have names of lower-case letters, digits and underscores, got {shown(axis)}"
+                )
+            if axis in COLUMNS_OF_ALL and axis not in REQUEST_AXES:
+                raise ValueError(f"axes must not have {axis}: the index has a column of this name")
             for value in values:
                 _check_value(axis, value.value)
+            if axis not in (*REQUEST_AXES, "speaker"):
+                _require_different_texts(axis, values)
             if axis not in (*REQUEST_AXES, "speaker") and axis not in [name for name, _ in places]:
                 raise ValueError(f"description must hold {{{axis}}}, else the axis changes nothing")
         for axis, piece in places:
@@ -238,15 +293,14 @@ class Recipe(BaseModel):
                 raise ValueError(f"description must name texts of axes, got {{{axis}.{printable(piece)}}}, {reason}")
 
     def _check_lines(self) -> None:
-        spoken = {value.value for value in self.axes["language"]}
+        spoken = {one.value for one in self.drawn("language")}
         if missing := next((language for language in LANGUAGES if language in spoken - self.lines.keys()), None):
             raise ValueError(f"lines must have {missing}, which axes.language has")
-        longest = max((float(one.value) for one in self.axes.get("seconds", ())), default=MAX_SECONDS)
+        longest = max((float(one.value) for one in self.axes.get("seconds", ()) if one.weight), default=MAX_SECONDS)
         for language, lines in self.lines.items():
             if not lines:
                 raise ValueError(f"lines.{language} must have a line")
-            if len(set(lines)) < len(lines):
-                twice = next(line for line in lines if lines.count(line) > 1)
+            if (twice := _first_double(lines)) is not None:
                 raise ValueError(f"lines.{language} must not have a line twice: {shown(twice)}")
             for line in lines:
                 try:
@@ -257,15 +311,17 @@ class Recipe(BaseModel):
                     reason = f"takes about {needed_s:.1f} s, the longest clip has {longest:g}: shorten it"
                     raise ValueError(f"lines.{language} {shown(line)} {reason}")
 
+    @cached_property
+    def texts(self) -> dict[str, dict[str | float, Mapping[str, str]]]:
+        """Axis and value to what stands in the description for it."""
+        return {axis: {one.value: one.texts for one in values} for axis, values in self.axes.items()}
+
     def describe(self, values: Mapping[str, str | float]) -> str:
         """What is seen in a clip of these values."""
-        texts = {
-            axis: next(one.texts for one in self.axes[axis] if one.value == value) for axis, value in values.items()
-        }
 
         def text(place: re.Match[str]) -> str:
             axis, _, piece = place.group(1).partition(".")
-            return texts[axis][piece or "text"]
+            return self.texts[axis][values[axis]][piece or "text"]
 
         return _PLACE.sub(text, self.description)
 
@@ -274,15 +330,25 @@ class Recipe(BaseModel):
         if values := self.axes.get("seconds"):
             return sum(float(one.value) * one.weight for one in values) / sum(one.weight for one in values)
         total = 0.0
-        for one in self.axes["language"]:
+        for one in self.drawn("language"):
             language = cast(Language, one.value)
             lines = self.lines[language]
             total += one.weight * sum(self.seconds(line, language, None) for line in lines) / len(lines)
-        return total / sum(one.weight for one in self.axes["language"])
+        return total / sum(one.weight for one in self.drawn("language"))
 
     def seconds(self, line: str, language: Language, value: str | float | None) -> float:
         """Length of a clip: that of its axis, or as its line takes."""
         return float(value) if value is not None else max(MIN_SECONDS, speaking_seconds(line, language))
+
+
+def _require_different_texts(axis: str, values: Sequence[AxisValue]) -> None:
+    by_texts: dict[tuple[tuple[str, str], ...], str | float] = {}
+    for one in values:
+        first = by_texts.setdefault(tuple(sorted(one.texts.items())), one.value)
+        if first != one.value:
+            raise ValueError(
+                f"axes.{axis} must have another text for each value, got one for {shown([first, one.value])}"
+            )
 
 
 def _check_value(axis: str, value: str | float) -> None:
@@ -291,17 +357,18 @@ def _check_value(axis: str, value: str | float) -> None:
             raise ValueError(
                 f"axes.seconds must be numbers from {MIN_SECONDS:g} to {MAX_SECONDS:g}, got {shown(value)}"
             )
-    elif axis in _FIXED and value not in _FIXED[axis]:
-        raise ValueError(f"axes.{axis} must be of {', '.join(_FIXED[axis])}, got {shown(value)}")
     elif not isinstance(value, str):
         raise ValueError(f"axes.{axis} must be texts, got {shown(value)}: put it in quotes")
+    elif axis in _FIXED and value not in _FIXED[axis]:
+        raise ValueError(f"axes.{axis} must be of {', '.join(_FIXED[axis])}, got {shown(value)}")
 
 
-def read_recipe(url: str) -> Recipe:
+def read_recipe(url: str, references: AllowedReferences | None = None) -> Recipe:
     """Read and validate a recipe.
 
     Args:
         url: YAML file, any fsspec URL. `lines` of a language may name a file beside it, one line each.
+        references: where such files may lie; None: below the recipe's own folder, bucket or host.
 
     Raises:
         RecipeError: what is wrong with it.
@@ -310,27 +377,28 @@ def read_recipe(url: str) -> Recipe:
     about = f"recipe {redact(url)}"
     try:
         values = parse_yaml(read_bytes(url), MAX_RECIPE_BYTES)
-    except ValueError as error:
-        raise RecipeError(f"{about}: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{about}: must hold names and values, got {type(values).__name__}")
-    if unknown := next((name for name in values if name not in Recipe.model_fields), None):
-        known = ", ".join(Recipe.model_fields)
-        raise RecipeError(f"{about}: {printable(str(unknown))} is unknown; known here: {known}")
-    try:
-        return Recipe.model_validate(values | {"lines": _with_files(values.get("lines"), url)})
+        if not isinstance(values, dict):
+            raise ValueError(f"must hold names and values, got {type(values).__name__}")
+        values = {str(name): value for name, value in values.items()}
+        if (unknown := next((name for name in values if name not in Recipe.model_fields), None)) is not None:
+            raise ValueError(f"{shown(unknown)} is unknown; known here: {', '.join(Recipe.model_fields)}")
+        return Recipe.model_validate(values | {"lines": _with_files(values.get("lines"), url, references)})
     except ValidationError as error:
-        field, value, reason = describe_validation_error(error)
-        told = reason if field == "row" else f"{field}={shown(value)} {reason}"
-        raise RecipeError(f"{about}: {told}") from error
+        raise RecipeError(f"{about}: {tell(error)}") from error
     except ValueError as error:
         raise RecipeError(f"{about}: {error}") from error
 
 
-def _with_files(lines: Any, recipe_url: str) -> Any:
+def tell(error: ValidationError) -> str:
+    """The first problem of a recipe, or of a request drawn from it, in one line."""
+    field, value, reason = describe_validation_error(error)
+    return reason if field == "row" else f"{field}={shown(value)} {reason}"
+
+
+def _with_files(lines: Any, recipe_url: str, references: AllowedReferences | None) -> Any:
     if not isinstance(lines, Mapping):
         raise ValueError(f"lines must map languages to lists of lines or to files of them, got {shown(lines)}")
-    references = AllowedReferences.of_manifest(recipe_url)
+    references = references or AllowedReferences.of_manifest(recipe_url)
     read: dict[str, Any] = {}
     for language, given in lines.items():
         if isinstance(given, str):
@@ -338,7 +406,7 @@ def _with_files(lines: Any, recipe_url: str) -> Any:
                 url = references.resolve(given, folder_of(recipe_url))
                 text = read_bytes(url).decode("utf-8-sig")
             except (ReferenceRefused, UnicodeDecodeError) as error:
-                raise ValueError(f"lines.{printable(str(language))}={shown(given)}: {error}") from error
+                raise ValueError(f"lines.{printable(str(language))}={redact(shown(given))}: {error}") from error
             given = [line.strip() for line in text.splitlines() if line.strip()]
         read[str(language)] = given
     return read

@@ -17,9 +17,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from pydantic import ValidationError
+
 from actors.request import ClipRequest, Language
 from pipeline.localization.speaking import speaking_seconds
-from pipeline.synthesis.recipe import MAX_CLIPS, REQUEST_AXES, SIZE_AXES, Recipe, RecipeError
+from pipeline.synthesis.recipe import MAX_CLIPS, REQUEST_AXES, SIZE_AXES, Recipe, RecipeError, tell
 
 CONTENT_BYTES = 16
 
@@ -28,6 +30,8 @@ _MOST_DRAWS, _CLIPS_OF_DRAWS = 8, 1000
 _MOST_FRUITLESS = 15
 """Passes over what is broken without less of it, after which a draw is given up."""
 _MOST_PARTNERS = 400
+_TRIALS, _TRIALS_PER_CLIP = 300_000, 300
+"""Swaps that a draw may try in all."""
 _SIDEWAYS = 0.05
 """Of swaps that change nothing for the better or worse, the share that is kept: so a dead end is left again."""
 _MOST_LENGTHS = 12
@@ -137,25 +141,26 @@ class _Draw:
     ):
         self.recipe, self.partition, self.images, self.taken, self.num_clips = recipe, partition, images, taken, num
         self._random = random.Random(_number(recipe.seed, partition, num, attempt))
-        self._digests: dict[tuple[str | float, ...], str] = {}
+        self._contents: dict[tuple[str | float, ...], str] = {}
+        self._num_trials_left = _TRIALS + _TRIALS_PER_CLIP * num
         self._line_seconds = {
             (language, line): speaking_seconds(line, language)
             for language, lines in recipe.lines.items()
             for line in lines
         }
         self._columns: dict[str, list[str | float]] = {
-            axis: self._column([one.value for one in values], [one.weight for one in values])
-            for axis, values in recipe.axes.items()
+            axis: self._column([one.value for one in recipe.drawn(axis)], [one.weight for one in recipe.drawn(axis)])
+            for axis in recipe.axes
         }
         self._columns[_SPLIT] = self._column(list(recipe.splits), list(recipe.splits.values()))
         self._columns[_LINE] = self._lines()
         self._content_axes = [axis for axis in recipe.axes if axis not in SIZE_AXES]
-        self._counts = Counter(self._key(place) for place in range(num))
+        self._counts = Counter(self._content(place) for place in range(num))
         # A line goes where its language goes, or to another clip of its language.
         self._swaps: list[tuple[str, ...]] = [
             ("language", _LINE) if axis == "language" else (axis,)
-            for axis, values in recipe.axes.items()
-            if len(values) > 1
+            for axis in recipe.axes
+            if len(recipe.drawn(axis)) > 1
         ]
         self._swaps.append((_LINE,))
 
@@ -187,8 +192,10 @@ class _Draw:
             RecipeError: there are not as many contents as clips.
         """
         self._require_enough_contents()
+        if self._why_impossible():
+            return False
         fewest, num_fruitless = self.num_clips + 1, 0
-        while num_fruitless < _MOST_FRUITLESS:
+        while num_fruitless < _MOST_FRUITLESS and self._num_trials_left > 0:
             broken = [place for place in range(self.num_clips) if self._cost(place)]
             if not broken:
                 return True
@@ -204,6 +211,7 @@ class _Draw:
         partners = self._random.sample(range(self.num_clips), min(self.num_clips, _MOST_PARTNERS))
         own = self._cost(place)
         for axes in self._random.sample(self._swaps, len(self._swaps)):
+            self._num_trials_left -= len(partners)
             for partner in partners:
                 if partner == place or not self._differ(place, partner, axes):
                     continue
@@ -224,12 +232,12 @@ class _Draw:
 
     def _swap(self, one: int, other: int, axes: tuple[str, ...]) -> None:
         for place in (one, other):
-            self._counts[self._key(place)] -= 1
+            self._counts[self._content(place)] -= 1
         for axis in axes:
             column = self._columns[axis]
             column[one], column[other] = column[other], column[one]
         for place in (one, other):
-            self._counts[self._key(place)] += 1
+            self._counts[self._content(place)] += 1
 
     def _cost(self, place: int) -> int:
         values = self._values(place)
@@ -243,22 +251,22 @@ class _Draw:
         return needed_s > float(self._columns["seconds"][place])
 
     def _is_there(self, place: int) -> bool:
-        key = self._key(place)
-        return self._counts[key] > 1 or (bool(self.taken) and self._digest(place, key) in self.taken)
+        content = self._content(place)
+        return self._counts[content] > 1 or content in self.taken
 
     def _values(self, place: int) -> dict[str, str | float]:
         return {axis: self._columns[axis][place] for axis in self.recipe.axes}
 
-    def _key(self, place: int) -> tuple[str | float, ...]:
-        return (*(self._columns[axis][place] for axis in self._content_axes), self._columns[_LINE][place])
-
-    def _digest(self, place: int, key: tuple[str | float, ...]) -> str:
-        found = self._digests.get(key)
+    def _content(self, place: int) -> str:
+        """Digest of what the model gets, whatever the values are called."""
+        values, line = self._values(place), str(self._columns[_LINE][place])
+        key = (*(values[axis] for axis in self._content_axes), line)
+        found = self._contents.get(key)
         if found is None:
-            # By what the model gets, not by names: a value whose text is changed is another one.
-            request = self._request(place)
-            told = json.dumps([request.language, request.prompt_text(), request.image], ensure_ascii=False)
-            found = self._digests[key] = hashlib.sha256(told.encode()).hexdigest()[: 2 * CONTENT_BYTES]
+            image = self.images[str(values["image"])].partition("?")[0] if "image" in values else None
+            told = [values["language"], self.recipe.describe(values), _speaker(values), line]
+            text = json.dumps([*told, values.get("background_sound"), image], ensure_ascii=False)
+            found = self._contents[key] = hashlib.sha256(text.encode()).hexdigest()[: 2 * CONTENT_BYTES]
         return found
 
     def _request(self, place: int) -> ClipRequest:
@@ -266,7 +274,7 @@ class _Draw:
         language = cast(Language, values["language"])
         prompt = {
             "description": self.recipe.describe(values),
-            "dialogue": [{"speaker": str(values.get("speaker", "Speaker")), "line": line}],
+            "dialogue": [{"speaker": _speaker(values), "line": line}],
             "background_sound": values.get("background_sound"),
         }
         given: dict[str, str | float] = {
@@ -275,28 +283,31 @@ class _Draw:
         if "image" in values:
             given["image"] = self.images[str(values["image"])]
         labels = {axis: value for axis, value in values.items() if axis not in REQUEST_AXES}
-        return ClipRequest.model_validate(
-            {
-                **given,
-                "id": f"{self.recipe.name}-{self.partition}-{place:06d}",
-                "prompt": prompt,
-                "seconds": self.recipe.seconds(line, language, values.get("seconds")),
-                "seed": _number(self.recipe.seed, self.partition, "clip", place),
-                "metadata": {"partition": self.partition, "split": self._columns[_SPLIT][place], **labels},
-            }
-        )
+        try:
+            return ClipRequest.model_validate(
+                {
+                    **given,
+                    "id": f"{self.recipe.name}-{self.partition}-{place:06d}",
+                    "prompt": prompt,
+                    "seconds": self.recipe.seconds(line, language, values.get("seconds")),
+                    "seed": _number(self.recipe.seed, self.partition, "clip", place),
+                    "metadata": {"partition": self.partition, "split": self._columns[_SPLIT][place], **labels},
+                }
+            )
+        except ValidationError as error:
+            raise RecipeError(f"a clip of the recipe cannot be asked for: {tell(error)}") from error
 
     def _clip(self, place: int) -> SampledClip:
         return SampledClip(
             values=self._values(place),
             line=str(self._columns[_LINE][place]),
             split=str(self._columns[_SPLIT][place]),
-            content=self._digest(place, self._key(place)),
+            content=self._content(place),
             request=self._request(place),
         )
 
     def _require_enough_contents(self) -> None:
-        others = math.prod(len(self.recipe.axes[axis]) for axis in self._content_axes if axis != "language")
+        others = math.prod(len(self.recipe.drawn(axis)) for axis in self._content_axes if axis != "language")
         wanted = Counter(self._columns["language"])
         for language, number in wanted.items():
             possible = others * len(self.recipe.lines[cast(Language, language)])
@@ -306,22 +317,44 @@ class _Draw:
                     "different ones: add lines or values, or ask for fewer clips"
                 )
 
+    def _why_impossible(self) -> str:
+        """What no dealing out can keep, seen by counting; "" where a trial is worth while."""
+        counts = {axis: Counter(self._columns[axis]) for axis in self.recipe.axes}
+        for number, constraint in enumerate(self.recipe.constraints, 1):
+            (axis, wanted), *more = constraint.when.items()
+            for other, values in (constraint.allow or constraint.forbid or {}).items():
+                num_wanted = sum(counts[axis][value] for value in wanted)
+                num_listed = sum(counts[other][value] for value in values)
+                room = num_listed if constraint.allow else self.num_clips - num_listed
+                if not more and axis != other and num_wanted > room:
+                    return (
+                        f"constraint {number} ({constraint}) cannot hold: by weights {num_wanted:,} of "
+                        f"{self.num_clips:,} clips are of its first part, and {room:,} have what it asks of {other}"
+                    )
+        return ""
+
     def why(self) -> str:
-        """What is still broken, the most frequent first."""
+        """What is in the way: still broken, the most frequent first."""
+        if impossible := self._why_impossible():
+            return impossible
         reasons: Counter[str] = Counter()
         for place in range(self.num_clips):
             values = self._values(place)
             for number, constraint in enumerate(self.recipe.constraints, 1):
                 reasons[f"break constraint {number} ({constraint})"] += constraint.is_broken_by(values)
             reasons["have a line that takes longer than their seconds"] += self._is_too_long(place)
-            key = self._key(place)
-            reasons["are the same as another clip"] += self._counts[key] > 1
-            reasons["are in another partition already"] += self._digest(place, key) in self.taken
+            content = self._content(place)
+            reasons["are the same as another clip"] += self._counts[content] > 1
+            reasons["are in another partition already"] += content in self.taken
         told = "; ".join(f"{number:,} {reason}" for reason, number in reasons.most_common(3) if number)
         return (
             f"no way was found to keep the weights of {self.num_clips:,} clips: {told}. Change weights or constraints, "
             "add lines or values, or ask for fewer clips"
         )
+
+
+def _speaker(values: Mapping[str, str | float]) -> str:
+    return str(values.get("speaker", "Speaker"))
 
 
 def _number(*parts: object) -> int:

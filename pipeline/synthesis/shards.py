@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.storage import join, read_bytes, write_atomically
+from actors.storage import join, list_names, read_bytes, remove, write_atomically
 
 SHARDS_FOLDER = "shards"
 MAX_SHARD_MB = 4000
@@ -30,6 +30,8 @@ def write_shards(dataset_url: str, partition: str, table: pa.Table, shard_bytes:
 
     A sample is the clip (`mp4`), what is said (`txt`) and its row of the index (`json`). Of a shard no more than itself
     is on the disk of this machine, and in its memory, at a time.
+
+    Shards that the partition had before and has not any more are removed.
 
     Args:
         dataset_url: folder of the dataset.
@@ -49,6 +51,10 @@ def write_shards(dataset_url: str, partition: str, table: pa.Table, shard_bytes:
     for split, of_split in groupby(places, key=lambda place: rows[place]["split"]):
         for place, name in _write_split(dataset_url, partition, split, rows, list(of_split), shard_bytes):
             shards[place] = name
+    folder = join(dataset_url, SHARDS_FOLDER, partition)
+    for name in list_names(folder):  # of an earlier size
+        if f"{SHARDS_FOLDER}/{partition}/{name}" not in shards:
+            remove(join(folder, name))
     return shards
 
 

@@ -20,7 +20,9 @@ from PIL import Image
 from actors.media import probe
 from actors.request import space_cjk
 from jobs.synthesize import main
+from pipeline.synthesis.dataset import Dataset
 from pipeline.synthesis.recipe import read_recipe
+from pipeline.synthesis.sampling import sample
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "recipe.yaml"
 MINI = Path(__file__).parents[2] / "checkpoints" / "mini"
@@ -132,15 +134,15 @@ def test_it_loads_with_webdataset(made):
     seen = {}
     for split in ("train", "validation", "test"):
         shards = sorted(glob(str(made.output / "shards" / "*" / f"{split}-*.tar")))
-        for sample in webdataset.WebDataset(shards, shardshuffle=False):
-            row = rows[sample["__key__"]]
+        for one in webdataset.WebDataset(shards, shardshuffle=False):
+            row = rows[one["__key__"]]
             assert row["split"] == split
-            assert sample["mp4"] == (made.output / row["media"]).read_bytes()
-            assert sample["txt"].decode() == row["transcript"]
-            told = json.loads(sample["json"])
+            assert one["mp4"] == (made.output / row["media"]).read_bytes()
+            assert one["txt"].decode() == row["transcript"]
+            told = json.loads(one["json"])
             assert (told["language"], told["seed"], told["sha256"]) == (row["language"], row["seed"], row["sha256"])
-            assert (made.output / row["shard"]).samefile(sample["__url__"])
-            seen[sample["__key__"]] = split
+            assert (made.output / row["shard"]).samefile(one["__url__"])
+            seen[one["__key__"]] = split
     assert seen.keys() == rows.keys()
 
 
@@ -178,7 +180,7 @@ def test_another_recipe_is_refused_for_a_drawn_partition(made, tmp_path, capsys)
     assert main(arguments) == 2
     differs = "seed is 21, was 20. Name another partition"
     assert capsys.readouterr().err == f"error: partition {FIRST} was drawn from another recipe: {differs}\n"
-    assert "was drawn from another" not in said([*arguments, "--dry-run", "--partition", "2026-11-24"])[1]
+    assert said([*arguments, "--dry-run", "--partition", "2026-11-24"])[0] == 0
 
 
 def test_what_failed_is_tried_again_when_asked(made, tmp_path):
@@ -199,8 +201,48 @@ def test_what_failed_is_tried_again_when_asked(made, tmp_path):
     )
     status, printed = said([*arguments, "--partition", FIRST, "--retry-failed"])
     assert status == 0, printed
-    assert "1 made, 29 skipped" in printed
+    assert "1 made, 0 skipped" in printed
+    assert f"partition {FIRST} is in the dataset: 30 clips" in printed
     assert pq.read_table(output / "index" / f"{FIRST}.parquet").num_rows == 30
+
+
+def test_shards_of_a_finished_partition_are_made_in_another_size_without_a_clip(made, tmp_path):
+    output = tmp_path / "dataset"
+    shutil.copytree(made.output, output)
+    arguments = [str(output) if one == str(made.output) else one for one in made.arguments]
+    status, printed = said([*arguments, "--partition", FIRST, "--shard-mb", "50"])
+    assert status == 0
+    assert printed.endswith(f"partition {FIRST} has shards of another size now: 30 clips\n")
+    shards = {path.name for path in (output / "shards" / FIRST).iterdir()}
+    assert shards == {f"{split}-000000.tar" for split in ("train", "validation", "test")}
+    rows = pq.read_table(output / "index" / f"{FIRST}.parquet").to_pylist()
+    assert {row["shard"] for row in rows} == {f"shards/{FIRST}/{name}" for name in shards}
+
+
+def test_before_anything_is_made_a_draw_can_be_thrown_away(tmp_path, capsys):
+    """What cannot run keeps nothing, and a recipe can be mended until its first clip is there."""
+    shutil.copytree(EXAMPLE.parent / "lines", tmp_path / "lines")
+    path, output = tmp_path / "recipe.yaml", tmp_path / "dataset"
+    path.write_text(EXAMPLE.read_text(encoding="utf-8"), encoding="utf-8")
+    arguments = ["--recipe", str(path), "--output", str(output), "--partition", FIRST]
+    for wrong in (["--checkpoint", "/absent"], ["--checkpoint", str(MINI), "--only", "typo"]):
+        assert main([*arguments, *wrong]) == 2
+        assert not output.exists()
+    dataset, recipe = Dataset(str(output)), read_recipe(str(path))
+    dataset.store(FIRST, recipe, sample(recipe, FIRST, {}))
+    path.write_text(EXAMPLE.read_text(encoding="utf-8").replace("seed: 20", "seed: 21"), encoding="utf-8")
+    assert main([*arguments, "--dry-run"]) == 0
+    (output / "partitions" / FIRST / "clips").mkdir()
+    (output / "partitions" / FIRST / "clips" / "a.json").touch()
+    assert main([*arguments, "--dry-run"]) == 2
+    assert "seed is 21, was 20" in capsys.readouterr().err
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    assert main(["--recipe", str(EXAMPLE), "--output", str(tmp_path), "--checkpoint", str(MINI)]) == 2
+    assert "holds a README.md and is no dataset: name another folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
 def test_a_dry_run_shows_prompts_weights_plan_and_cost_and_writes_nothing(tmp_path, capsys):
@@ -222,6 +264,9 @@ def test_a_dry_run_shows_prompts_weights_plan_and_cost_and_writes_nothing(tmp_pa
     [
         (["--partition", "a/b"], "argument --partition: must be 1 to 40 letters, digits, underscores or hyphens"),
         (["--shard-mb", "5000"], "argument --shard-mb: must be at most 4000, got 5000"),
+        (["--output", "", "--dry-run"], "error: must be a path or a URL, got ''\n"),
+        (["--only", ""], "argument --only: must name one at least, got ''"),
+        (["--price", "abc"], "argument --price: must be a number from 0, got abc"),
         (["--dry-run", "--only", "x"], "error: --only x: no clip of partition all has this id\n"),
         ([], "error: --checkpoint is missing: the model to make clips with; only --dry-run can do without\n"),
         (["--checkpoint", "/absent", "--recipe", "absent.yaml"], "absent.yaml"),

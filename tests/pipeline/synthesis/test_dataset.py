@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import s3fs
 
-from actors.storage import exists, join, list_names, read_bytes, remove
+from actors.storage import exists, join, list_names, read_bytes, remove, write_atomically
 from pipeline.ledger import Ledger
 from pipeline.run_lock import LockedError, RunLock
 from pipeline.synthesis.card import collect, render
@@ -84,6 +84,7 @@ def test_shards_are_closed_at_their_size_and_are_the_same_each_time(dataset, sha
     shards = write_shards(dataset.url, "first", table, shard_bytes)
     assert len(set(shards)) >= fewest
     before = {name: read_bytes(join(dataset.url, name)) for name in set(shards)}
+    assert {f"shards/first/{name}" for name in list_names(join(dataset.url, "shards/first"))} == before.keys()
     assert write_shards(dataset.url, "first", table, shard_bytes) == shards
     assert {name: read_bytes(join(dataset.url, name)) for name in set(shards)} == before
     rows = with_shards(table, shards).to_pylist()
@@ -102,10 +103,12 @@ def test_a_finished_partition_has_an_index_and_the_card_counts_it(dataset):
     assert not dataset.is_finished("first")
     facts = collect(dataset, {"first": table})
     assert (facts.num_clips, facts.partitions[0].num_failed) == (9, 1)
-    dataset.write_index("first", table)
+    dataset.write_index("first", table, 500)
     assert dataset.is_finished("first")
+    assert dataset.shard_mb("first") == 500
     assert dataset.num_made("first") == 9
     assert dataset.read_index("first").equals(table)
+    assert dataset.made("first", {table["id"][0].as_py()}).num_rows == 8
     assert collect(dataset, {}).num_clips == 9
     card = render(facts, dataset.read_recipe("first"), {"settings": {"mode": "base"}, "checkpoint": "s3://b/model/"})
     assert "| first | 9 | 1 |" in card
@@ -117,6 +120,33 @@ def test_another_recipe_is_told_by_what_differs(dataset):
     dataset.require_same_recipe("first", RECIPE.model_copy(update={"about": "something else"}))
     with pytest.raises(RecipeError, match=r"clips is 11, was 10\. Name another partition"):
         dataset.require_same_recipe("first", RECIPE.model_copy(update={"clips": 11}))
+
+
+def test_names_that_would_be_taken_for_others_are_refused(dataset):
+    dataset.require_room_for("third", RECIPE)
+    with pytest.raises(RecipeError, match="there is first already, and names must differ where upper and lower case"):
+        dataset.require_room_for("First", RECIPE)
+    with pytest.raises(RecipeError, match="recipe name='other' must be 'greetings' as in other partitions"):
+        dataset.require_room_for("third", RECIPE.model_copy(update={"name": "other"}))
+
+
+def test_what_is_damaged_is_named_and_left_out_of_the_card(dataset, caplog):
+    dataset.write_index("first", dataset.made("first"), None)
+    other = sample(RECIPE, "damaged", {}, dataset.taken_contents("damaged"))
+    dataset.store("damaged", RECIPE, other)
+    dataset.write_index("damaged", dataset.made("first"), None)
+    url = join(dataset.partition_url("damaged"), "recipe.json")
+    for damage in (b"{", b"null", b"[1]"):
+        write_atomically(url, damage)
+        with pytest.raises(RecipeError, match=r"partitions/damaged/recipe\.json is damaged: "):
+            dataset.require_same_recipe("damaged", RECIPE)
+    assert [line.name for line in collect(dataset, {}).partitions] == ["first"]
+    assert "partition damaged is not in the data card" in caplog.text
+    write_atomically(join(dataset.url, "samples", "damaged.parquet"), b"no table")
+    with pytest.raises(RecipeError, match=r"samples/damaged\.parquet is damaged: "):
+        dataset.taken_contents("other")
+    for name in ("samples", "index"):
+        remove(join(dataset.url, name, "damaged.parquet"))
 
 
 def test_one_draws_at_a_time(dataset):

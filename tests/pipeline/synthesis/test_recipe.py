@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.synthesis.recipe import RecipeError, read_recipe
+from pipeline.synthesis.dataset import _RESULT_COLUMNS, _SAMPLE_FIELDS
+from pipeline.synthesis.recipe import COLUMNS_OF_ALL, REQUEST_AXES, RecipeError, read_recipe
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "recipe.yaml"
 GOOD = {
@@ -48,30 +49,44 @@ def test_values_have_weights_and_texts(tmp_path):
 
 def test_a_weight_of_nothing_leaves_a_value_out(tmp_path):
     made = recipe(tmp_path, **axes(language={"en": 1, "ja": 0}))
-    assert [one.value for one in made.axes["language"]] == ["en"]
+    assert [one.value for one in made.drawn("language")] == ["en"]
+    assert recipe(tmp_path, **axes(language={"en": 1, "ja": 0}), lines={"en": ["Hello."]}), "needs no lines then"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "a.b"}, "name='a.b' must"),
+        ({"name": "a.b"}, "name='a.b' must be 1 to 40 letters, digits, underscores or hyphens"),
         ({"clips": 0}, "clips=0 must be at least 1"),
         ({"clips": None}, "one of clips and hours must be there"),
         ({"hours": 2}, "one of clips and hours must be there"),
-        ({"colour": "red"}, "colour is unknown; known here: name, seed, clips"),
+        ({"colour": "red"}, "'colour' is unknown; known here: name, seed, clips"),
         (axes(language=None), "axes.language"),
         (axes(language={"en": 1, "es": 1}), "axes.language must be of zh, yue, en, ja, ko, de, fr, got 'es'"),
-        (axes(language={"en": -1}), "must have weights from 0, got -1 for 'en'"),
+        (axes(language={"en": -1}), "must have weights from 0 to 1,000,000,000, got -1"),
+        (axes(language={"en": float("nan")}), "must have weights from 0 to 1,000,000,000, got nan"),
+        (axes(language={"en": 10**400}), "must have weights from 0 to 1,000,000,000, got 1000"),
+        (axes(aspect=[969]), "axes.aspect must be texts, got 969.0: put it in quotes"),
+        (axes(scene=[" "]), "must have texts or numbers for values, got ' '"),
+        (
+            axes(scene=[{"value": "a", "text": "a room"}, {"value": "b", "text": "a room"}]),
+            "another text for each value",
+        ),
+        ({"lines": GOOD["lines"] | {"en": ["Hi.", " Hi. "]}}, "lines.en must not have a line twice: 'Hi.'"),
+        ({"hours": True, "clips": None}, "hours=True must be a number"),
+        ({"": 1}, "'' is unknown"),
         (axes(language={"en": 0}), "must have a weight above 0"),
         (axes(scene=["office", "office"]), "must not have 'office' twice"),
         (axes(scene=["{speaker}"]), "must not hold braces"),
         (axes(scene=[{"value": "office", "text": 3}]), "must have texts besides value and weight, got text: 3"),
-        (axes(scene=[True]), "YAML's yes and no need quotes"),
+        (axes(scene=[True]), "yes, no and times such as 16:9 need quotes"),
         (axes(seconds=[0.5]), "axes.seconds must be numbers from 1 to 10, got 0.5"),
         (axes(resolution=["720p"]), "axes.resolution must be of 256p, 540p, 1080p, got '720p'"),
         (axes(speaker=["Woman", 7]), "axes.speaker must be texts, got 7.0: put it in quotes"),
         (axes(camera=["close"]), "description must hold {camera}, else the axis changes nothing"),
-        (axes(split=["a"]), "axes must have names of lower-case letters"),
+        (axes(Mood=["a"]), "axes must have names of lower-case letters"),
+        (axes(split=["a"]), "axes must not have split: the index has a column of this name"),
+        (axes(prompt=["a"]), "axes must not have prompt: the index has a column of this name"),
         ({"description": "{speaker} in the {scene}, {mood}."}, "description must name axes in its braces, got 'mood'"),
         ({"description": "{speaker.she} in the {scene}."}, "which 'Woman' of the axis does not have"),
         ({"lines": {"en": ["Hello."]}}, "lines must have ja, which axes.language has"),
@@ -94,7 +109,12 @@ def test_a_weight_of_nothing_leaves_a_value_out(tmp_path):
             {"constraints": [{"when": {"mood": "calm"}, "forbid": {"speaker": "Man"}}]},
             "constraint 1 speaks of mood, axes are language, speaker, scene",
         ),
-        ({"splits": {"train": 0}}, "splits.train"),
+        ({"splits": {"train": 0}}, "splits.train=0 must have weights above 0"),
+        (
+            {"splits": {"train": 1, "Train": 1}},
+            "splits must differ where upper and lower case are one, got train twice",
+        ),
+        ({"constraints": [{"when": {"scene": []}, "forbid": {"speaker": "Man"}}]}, "must name a value of 'scene'"),
         ({"splits": {}}, "splits"),
     ],
 )
@@ -104,6 +124,12 @@ def test_what_is_wrong_is_one_line(tmp_path, changes, message):
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value), "it names the file"
+
+
+def test_every_column_of_the_index_is_kept_from_axes():
+    """An axis of such a name would be lost, or stop the index once all clips are made."""
+    ours = {field.name for field in _SAMPLE_FIELDS} | {*_RESULT_COLUMNS.values()} | {"shard", "place"}
+    assert ours - {*REQUEST_AXES} <= {*COLUMNS_OF_ALL}
 
 
 def test_text_that_is_no_recipe(tmp_path):
