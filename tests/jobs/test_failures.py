@@ -150,6 +150,7 @@ def test_an_output_that_takes_no_more_ends_the_run_and_keeps_what_is_done(
     assert f"0 made, {len(done)} skipped, 0 dead-lettered" in printed
 
 
+@pytest.mark.soak
 def test_a_store_that_fails_now_and_then_costs_time_alone(generate, s3_endpoint, s3_bucket, tiny_checkpoint, tmp_path):
     """From a bucket to a bucket, with the checkpoint in a bucket, of which a component that no row needs is damaged."""
     for path in Path(tiny_checkpoint).rglob("*"):

@@ -17,6 +17,7 @@ from actors.media import probe
 from jobs.localize import main
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "campaign.csv"
+MINI = Path(__file__).parents[2] / "checkpoints" / "mini"
 LANGUAGES = ("zh", "yue", "en", "ja", "ko", "de", "fr")
 
 
@@ -50,10 +51,10 @@ def campaign(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def localized(cluster, tiny_checkpoint, campaign, tmp_path_factory):
+def localized(cluster, campaign, tmp_path_factory):
     """One run for all tests."""
     output, printed = tmp_path_factory.mktemp("out"), io.StringIO()
-    arguments = ["--campaign", str(campaign), "--output", str(output), "--checkpoint", tiny_checkpoint]
+    arguments = ["--campaign", str(campaign), "--output", str(output), "--checkpoint", str(MINI)]
     with redirect_stdout(printed):
         status = main([*arguments, "--address", cluster.address])
     return SimpleNamespace(output=output, status=status, printed=printed.getvalue(), arguments=arguments)
