@@ -94,7 +94,7 @@ def manifest_rows(num_rows: int) -> list[dict[str, object]]:
         }
         if number % 4 == 1:
             row["image"] = "face.png"
-        if number % 40 == 13:
+        if number % 40 == 7:
             row["image"] = "missing.png"
         if number % 40 == 33:
             row["seconds"] = -1

@@ -51,8 +51,9 @@ from pipeline.run_spec import RunSpec
 from pipeline.settings import Settings
 from pipeline.synthesis.card import write_card
 from pipeline.synthesis.dataset import SHARD, Dataset, with_shards
+from pipeline.synthesis.draw import SampledClip
 from pipeline.synthesis.recipe import NAME_PATTERN, Recipe, RecipeError, read_recipe
-from pipeline.synthesis.sampling import SampledClip, expected_counts, sample
+from pipeline.synthesis.sampling import expected_counts, sample
 from pipeline.synthesis.shards import MAX_SHARD_MB, write_shards
 
 PROG = "python -m jobs.synthesize"

@@ -26,8 +26,8 @@ from actors.storage import exists, join, list_names, open_binary, read_bytes, wr
 from pipeline.ledger import RESULTS_NAME
 from pipeline.manifest import write_manifest
 from pipeline.run_lock import LockedError, RunLock
+from pipeline.synthesis.draw import SampledClip
 from pipeline.synthesis.recipe import REQUEST_AXES, Recipe, RecipeError
-from pipeline.synthesis.sampling import SampledClip
 
 Found = TypeVar("Found")
 

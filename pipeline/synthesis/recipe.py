@@ -1,18 +1,15 @@
-"""A recipe: which values clips draw from, how often, and which do not go together."""
+"""A recipe: what clips of a partition draw from, and how many there are."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from actors.limits import MAX_PROMPT_CHARACTERS
-from actors.plain_text import NonEmpty, Text, printable, require_plain, shown
+from actors.plain_text import NonEmpty, Text, printable, shown
 from actors.redaction import redact
 from actors.references import AllowedReferences, ReferenceRefused, folder_of
 from actors.request import LANGUAGES, Language, describe_validation_error
@@ -20,13 +17,13 @@ from actors.storage import read_bytes
 from pipeline.localization.campaign import MAX_SECONDS, MIN_SECONDS
 from pipeline.localization.scripts import require_sayable
 from pipeline.localization.speaking import speaking_seconds
+from pipeline.synthesis.axes import PLACE, Axis, AxisValue, Constraint, first_double, plain, weight_of
 from pipeline.yaml_values import parse_yaml
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 """Of recipes, partitions and splits: they stand in names of files, and a dot would cut the keys of shards."""
 MAX_CLIPS = 1_000_000
 """Of one partition."""
-MAX_WEIGHT = 1_000_000_000
 MAX_RECIPE_BYTES = 16 * 2**20
 """Lines stand in it."""
 
@@ -42,7 +39,6 @@ COLUMNS_OF_ALL = (
     *("shard", "place"),
 )
 """Columns of every index, beside those of axes that are fields of a request."""
-_PLACE = re.compile(r"\{([^{}]*)\}")
 _FIXED = {
     "language": tuple(LANGUAGES),
     "resolution": ("256p", "540p", "1080p"),
@@ -54,92 +50,8 @@ class RecipeError(ValueError):
     """A recipe cannot be followed; one line that names the field, its value and what is allowed."""
 
 
-@dataclass(frozen=True)
-class AxisValue:
-    """One value of an axis.
-
-    Attributes:
-        value: its name, which the index keeps; of `seconds` a number.
-        weight: how often it comes, beside the others.
-        texts: what stands in the description for it: "text" for `{axis}`, and others for `{axis.name}`.
-    """
-
-    value: str | float
-    weight: float
-    texts: Mapping[str, str]
-
-
-def _number(given: Any, what: str) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= MAX_WEIGHT:
-        raise ValueError(f"must have {what} from 0 to {MAX_WEIGHT:,}, got {shown(given)}")
-    return float(given)
-
-
-def _value(given: Any) -> str | float:
-    """A value's name: text, or a number."""
-    if isinstance(given, str) and given.strip():
-        require_plain(given)
-        return given.strip()
-    if isinstance(given, bool) or not isinstance(given, int | float) or not abs(given) <= MAX_WEIGHT:
-        hint = "yes, no and times such as 16:9 need quotes"
-        raise ValueError(f"must have texts or numbers for values, got {shown(given)}; {hint}")
-    return float(given)
-
-
-def _axis(given: Any) -> tuple[AxisValue, ...]:
-    """Values of an axis, from a list, a map to weights, or one value."""
-    if isinstance(given, Mapping):
-        items: list[Any] = [{"value": value, "weight": weight} for value, weight in given.items()]
-    else:
-        items = list(given) if isinstance(given, list | tuple) else [given]
-    values = [_axis_value(item) for item in items]
-    if not values:
-        raise ValueError("must have a value")
-    twice = _first_double(value.value for value in values)
-    if twice is not None:
-        raise ValueError(f"must not have {shown(twice)} twice")
-    if not any(value.weight for value in values):
-        raise ValueError("must have a weight above 0")
-    return tuple(values)
-
-
-def _first_double(values: Iterable[Any]) -> Any:
-    return next((value for value, number in Counter(values).items() if number > 1), None)
-
-
-def _axis_value(item: Any) -> AxisValue:
-    if isinstance(item, AxisValue):
-        return item
-    if not isinstance(item, Mapping):
-        item = {"value": item}
-    value, weight = _value(item.get("value")), _number(item.get("weight", 1), "weights")
-    others = {str(name): text for name, text in item.items() if name not in ("value", "weight")}
-    texts = {"text": _plain(value)} | others
-    for name, text in [("value", _plain(value)), *texts.items()]:
-        if not isinstance(text, str):
-            raise ValueError(f"must have texts besides value and weight, got {name}: {shown(text)}")
-        require_plain(text, allows_layout=True)
-        if len(text) > MAX_PROMPT_CHARACTERS or _PLACE.search(text):
-            raise ValueError(f"must not hold braces, or more than {MAX_PROMPT_CHARACTERS:,} characters: {shown(text)}")
-    texts = {name: text.strip() for name, text in texts.items()}
-    return AxisValue(value, weight, texts)
-
-
-def _condition(given: Any) -> dict[str, tuple[str | float, ...]]:
-    """Axis to the values meant, of which each may be written without a list."""
-    if not isinstance(given, Mapping) or not given:
-        raise ValueError("must map axes to their values")
-    found: dict[str, tuple[str | float, ...]] = {}
-    for axis, values in given.items():
-        values = values if isinstance(values, list | tuple) else [values]
-        if not values:
-            raise ValueError(f"must name a value of {shown(axis)}")
-        found[str(axis)] = tuple(_value(value) for value in values)
-    return found
-
-
 def _share(given: Any) -> float:
-    weight = _number(given, "weights")
+    weight = weight_of(given)
     if not weight:
         raise ValueError("must have weights above 0")
     return weight
@@ -156,62 +68,8 @@ def _name_of_files(given: Any) -> str:
     return given
 
 
-Axis = Annotated[tuple[AxisValue, ...], BeforeValidator(_axis)]
-Condition = Annotated[dict[str, tuple[str | float, ...]], BeforeValidator(_condition)]
 Name = Annotated[str, BeforeValidator(_name_of_files)]
 Line = Annotated[NonEmpty, BeforeValidator(_line)]
-
-
-class Constraint(BaseModel):
-    """Values that do not go together: where all of `when` holds, each of `allow` must and none of `forbid` may.
-
-    Attributes:
-        when: axis to values.
-        allow: axis to the values it may have then.
-        forbid: axis to the values it must not have then.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    when: Condition
-    allow: Condition | None = None
-    forbid: Condition | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _says_something(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping) or set(given) - {"when", "allow", "forbid"} or "when" not in given:
-            raise ValueError("must hold when, and allow or forbid")
-        if (given.get("allow") is None) == (given.get("forbid") is None):
-            raise ValueError("must hold one of allow and forbid")
-        return given
-
-    def is_broken_by(self, values: Mapping[str, str | float]) -> bool:
-        """Whether a clip's values are not allowed together."""
-        if any(values[axis] not in wanted for axis, wanted in self.when.items()):
-            return False
-        if self.allow is not None:
-            return any(values[axis] not in allowed for axis, allowed in self.allow.items())
-        return any(values[axis] in refused for axis, refused in (self.forbid or {}).items())
-
-    def mentions(self) -> Iterator[tuple[str, str | float]]:
-        """Axes and values it speaks of."""
-        for part in (self.when, self.allow, self.forbid):
-            for axis, values in (part or {}).items():
-                yield from ((axis, value) for value in values)
-
-    def __str__(self) -> str:
-        kind, values = ("allow", self.allow) if self.allow is not None else ("forbid", self.forbid)
-        return f"when {_told(self.when)} {kind} {_told(values or {})}"
-
-
-def _told(condition: Mapping[str, Sequence[str | float]]) -> str:
-    parts = (f"{axis} {'|'.join(map(_plain, values))}" for axis, values in condition.items())
-    return ", ".join(parts)
-
-
-def _plain(value: str | float) -> str:
-    return f"{value:g}" if isinstance(value, float) else printable(value, 40)
 
 
 class Recipe(BaseModel):
@@ -249,7 +107,7 @@ class Recipe(BaseModel):
     def _hangs_together(self) -> Self:
         if (self.clips is None) == (self.hours is None):
             raise ValueError("one of clips and hours must be there")
-        if (twice := _first_double(split.lower() for split in self.splits)) is not None:
+        if (twice := first_double(split.lower() for split in self.splits)) is not None:
             raise ValueError(f"splits must differ where upper and lower case are one, got {twice} twice")
         self._check_axes()
         self._check_lines()
@@ -260,8 +118,8 @@ class Recipe(BaseModel):
                         f"constraint {number} speaks of {printable(axis)}, axes are {', '.join(self.axes)}"
                     )
                 if value not in (known := [one.value for one in self.axes[axis]]):
-                    told = ", ".join(map(_plain, known))
-                    raise ValueError(f"constraint {number} speaks of {axis} {_plain(value)}, which has {told}")
+                    told = ", ".join(map(plain, known))
+                    raise ValueError(f"constraint {number} speaks of {axis} {plain(value)}, which has {told}")
         return self
 
     def drawn(self, axis: str) -> tuple[AxisValue, ...]:
@@ -271,7 +129,7 @@ class Recipe(BaseModel):
     def _check_axes(self) -> None:
         if "language" not in self.axes:
             raise ValueError("axes must have language")
-        places = [place.partition(".")[::2] for place in _PLACE.findall(self.description)]
+        places = [place.partition(".")[::2] for place in PLACE.findall(self.description)]
         for axis, values in self.axes.items():
             if not _AXIS_PATTERN.fullmatch(axis):
                 raise ValueError(
@@ -300,7 +158,7 @@ class Recipe(BaseModel):
         for language, lines in self.lines.items():
             if not lines:
                 raise ValueError(f"lines.{language} must have a line")
-            if (twice := _first_double(lines)) is not None:
+            if (twice := first_double(lines)) is not None:
                 raise ValueError(f"lines.{language} must not have a line twice: {shown(twice)}")
             for line in lines:
                 try:
@@ -323,7 +181,7 @@ class Recipe(BaseModel):
             axis, _, piece = place.group(1).partition(".")
             return self.texts[axis][values[axis]][piece or "text"]
 
-        return _PLACE.sub(text, self.description)
+        return PLACE.sub(text, self.description)
 
     def mean_seconds(self) -> float:
         """Length of a clip in the mean over weights and lines."""

@@ -9,8 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.synthesis.draw import share_out
 from pipeline.synthesis.recipe import Recipe, RecipeError, read_recipe
-from pipeline.synthesis.sampling import expected_counts, sample, share_out
+from pipeline.synthesis.sampling import expected_counts, sample
 
 PATH = Path(__file__).parents[3] / "examples" / "recipe.yaml"
 EXAMPLE = read_recipe(str(PATH))
