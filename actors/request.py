@@ -258,9 +258,9 @@ def _reason(item: Any, path: list[str]) -> str:
             return f"must be at least {_number(context['ge'])}"
         case "less_than_equal":
             return f"must be at most {_number(context['le'])}"
-        case "float_parsing" | "float_type" | "int_parsing" | "int_parsing_size" | "int_type" | "finite_number":
+        case "float_parsing" | "float_type" | "int_parsing" | "int_parsing_size" | "finite_number":
             return "must be a number"
-        case "int_from_float":
+        case "int_from_float" | "int_type":
             return "must be a whole number"
         case _:
             message = " ".join(item["msg"].removeprefix("Value error, ").split())

@@ -113,6 +113,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         selected = _selected(expansion, options)
         if options.dry_run:
             return _preview(options, console, settings, selected)
+        if options.retry_failed and not selected.clips:
+            console.print("nothing failed that could be tried again", highlight=False)
+            return EXIT_DONE
         settings = settings.model_copy(update={"allowed_references": references.prefixes})
         return _make(options, console, settings, rows, expansion, selected, languages)
     except (ValueError, OSError, ClusterError) as error:

@@ -298,7 +298,7 @@ def _spread(recipe: Recipe, clips: Sequence[SampledClip]) -> Table:
     table.add_column("drawn", justify="right")
     for axis, counts in expected_counts(recipe, clips).items():
         for number, (value, wanted, found) in enumerate(counts[:_SHOWN_VALUES]):
-            table.add_row("" if number else axis, escape(printable(value, 60)), f"{wanted:.1f}", f"{found:,}")
+            table.add_row("" if number else axis, escape(redact(printable(value, 60))), f"{wanted:.1f}", f"{found:,}")
         if (more := len(counts) - _SHOWN_VALUES) > 0:
             table.add_row("", f"... and {more} more", "", "")
     return table

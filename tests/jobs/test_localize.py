@@ -133,6 +133,10 @@ def test_only_what_failed_is_tried_again_when_asked(localized, cluster, tmp_path
     assert "1 made, 0 skipped" in capsys.readouterr().out
     statuses = {row["clip"]: row["status"] for row in table(output) if row["clip"]}
     assert (statuses["thanks.fr"], statuses["thanks.de"]) == ("done", "waiting")
+    manifest = (output / "manifest.jsonl").read_text()
+    assert main([*arguments, "--retry-failed"]) == 0
+    assert capsys.readouterr().out == "nothing failed that could be tried again\n"
+    assert (output / "manifest.jsonl").read_text() == manifest
 
 
 @pytest.mark.parametrize(

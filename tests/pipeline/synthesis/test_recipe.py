@@ -58,6 +58,7 @@ def test_a_weight_of_nothing_leaves_a_value_out(tmp_path):
     [
         ({"name": "a.b"}, "name='a.b' must be 1 to 40 letters, digits, underscores or hyphens"),
         ({"clips": 0}, "clips=0 must be at least 1"),
+        ({"clips": 4.5}, "clips=4.5 must be a whole number"),
         ({"clips": None}, "one of clips and hours must be there"),
         ({"hours": 2}, "one of clips and hours must be there"),
         ({"colour": "red"}, "'colour' is unknown; known here: name, seed, clips"),
