@@ -35,7 +35,7 @@ def test_a_run_that_is_broken_again_and_again_makes_the_same_clips(tmp_path):
     assert "clips 7, dead letters 1" in printed
     assert re.search(r"^blows 3: ", printed, re.MULTILINE)
     failed = int(re.search(r"failed on purpose (\d+)", printed)[1])
-    assert failed > 10
+    assert failed > 3, "a tenth of the calls"
 
 
 def test_no_kills_are_refused(tmp_path):
