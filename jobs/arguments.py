@@ -288,12 +288,16 @@ def _duration(text: str) -> float:
     return value
 
 
-def absolute(url: str) -> str:
+def absolute(url: str, what: str = "each argument") -> str:
     """A URL as it is, a path as workers understand it, which have another working directory.
+
+    Args:
+        url: as written.
+        what: it is, for the message.
 
     Raises:
         ValueError: it is empty.
     """
     if not url:
-        raise ValueError("must be a path or a URL, got ''")
+        raise ValueError(f"{what} must be a path or a URL, got ''")
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))

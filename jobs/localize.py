@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     try:
         require_checkpoint(options)
         settings = settings_of(options)
-        campaign_url = absolute(options.campaign)
+        campaign_url = absolute(options.campaign, "campaign")
         references = AllowedReferences.of_manifest(campaign_url, settings.allowed_references)
         rows = read_campaign(campaign_url)
         # All of the campaign is looked at, whatever is made now: table and page show it whole.

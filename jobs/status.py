@@ -70,9 +70,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Look and print; returns the exit status."""
     options = make_parser(prog).parse_args(arguments)
     try:
-        output_url = absolute(options.output)
-        if not options.output:
-            raise ValueError("output must be a path or a URL, got ''")
+        output_url = absolute(options.output, "output")
         status = read_status(output_url)
         if options.watch:
             status = _watch(output_url, status, options.watch, options.json)

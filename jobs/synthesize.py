@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
     try:
         require_checkpoint(options)
         settings = settings_of(options)
-        recipe_url, dataset = absolute(options.recipe), Dataset(absolute(options.output))
+        recipe_url, dataset = absolute(options.recipe, "recipe"), Dataset(absolute(options.output, "output"))
         references = AllowedReferences.of_manifest(recipe_url, settings.allowed_references)
         recipe = read_recipe(recipe_url, references)
         images = _find_images(recipe, references, folder_of(recipe_url))

@@ -19,6 +19,8 @@ from tests.visits import Visits
 # Ray reads these once, when it is first imported: its token authentication is on, with a token of this session's own.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
+# Beside the other half of the tests, workers that give way to everybody would come last.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray writes it so
 torch.set_num_threads(1)
 # Where a shell has put the tests into the background it has them ignore Ctrl-C, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -264,7 +264,7 @@ def test_a_dry_run_shows_prompts_weights_plan_and_cost_and_writes_nothing(tmp_pa
     [
         (["--partition", "a/b"], "argument --partition: must be 1 to 40 letters, digits, underscores or hyphens"),
         (["--shard-mb", "5000"], "argument --shard-mb: must be at most 4000, got 5000"),
-        (["--output", "", "--dry-run"], "error: must be a path or a URL, got ''\n"),
+        (["--output", "", "--dry-run"], "error: output must be a path or a URL, got ''\n"),
         (["--only", ""], "argument --only: must name one at least, got ''"),
         (["--price", "abc"], "argument --price: must be a number from 0, got abc"),
         (["--dry-run", "--only", "x"], "error: --only x: no clip of partition all has this id\n"),
