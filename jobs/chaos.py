@@ -82,7 +82,7 @@ def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
 
 
 def manifest_rows(num_rows: int) -> list[dict[str, object]]:
-    """Short clips in two sizes and all languages, some with an image; one in twenty cannot be made."""
+    """Short clips in all languages, one in ten of the larger size, some with an image; one in twenty cannot be made."""
     rows: list[dict[str, object]] = []
     for number in range(num_rows):
         row: dict[str, object] = {
@@ -90,7 +90,7 @@ def manifest_rows(num_rows: int) -> list[dict[str, object]]:
             "prompt": f"A person speaks about number {number}.",
             "language": _LANGUAGES[number % len(_LANGUAGES)],
             "seconds": 1,
-            "resolution": "540p" if number % 5 == 0 else "256p",
+            "resolution": "540p" if number % 10 == 9 else "256p",
         }
         if number % 4 == 1:
             row["image"] = "face.png"
