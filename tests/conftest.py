@@ -4,8 +4,10 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import s3fs
@@ -21,6 +23,8 @@ os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
 # Beside the other half of the tests, workers that give way to everybody would come last.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray writes it so
+# As in a shell whose environment is activated: a node runs `python` of the tests for whoever submits a job.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 torch.set_num_threads(1)
 # Where a shell has put the tests into the background it has them ignore Ctrl-C, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
