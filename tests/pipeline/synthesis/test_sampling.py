@@ -170,6 +170,21 @@ def test_what_cannot_be_had_is_said(changes, message):
     assert message in str(caught.value)
 
 
+def test_texts_that_are_too_long_together_are_one_line():
+    axes = {
+        "language": {"en": 1},
+        "a": [{"value": "a", "text": "x" * 15_000}],
+        "b": [{"value": "b", "text": "y" * 9000}],
+    }
+    made = changed(axes=axes, description="{a}{b}", constraints=[], clips=1)
+    with pytest.raises(
+        RecipeError, match=r"a clip of the recipe cannot be asked for: .* must be at most 20,000"
+    ) as caught:
+        sample(made, "a", {})
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
 def test_contents_that_are_used_up_are_said():
     small = changed(
         clips=4,
