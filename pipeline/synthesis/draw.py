@@ -90,7 +90,7 @@ class Draw:
         self._random = random.Random(_number(recipe.seed, partition, num, attempt))
         self._contents: dict[tuple[str | float, ...], str] = {}
         self._num_trials_left = _TRIALS + _TRIALS_PER_CLIP * num
-        self._line_seconds = {
+        self._line_seconds: dict[tuple[str | float, str | float], float] = {
             (language, line): speaking_seconds(line, language)
             for language, lines in recipe.lines.items()
             for line in lines
@@ -194,7 +194,7 @@ class Draw:
     def _is_too_long(self, place: int) -> bool:
         if "seconds" not in self._columns:
             return False
-        needed_s = self._line_seconds[self._columns["language"][place], self._columns[_LINE][place]]  # type: ignore[index]
+        needed_s = self._line_seconds[self._columns["language"][place], self._columns[_LINE][place]]
         return needed_s > float(self._columns["seconds"][place])
 
     def _is_there(self, place: int) -> bool:
