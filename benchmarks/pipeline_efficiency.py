@@ -36,6 +36,7 @@ from benchmarks.processor_time import ProcessorTime
 from benchmarks.simulated_lane import RESOLUTIONS, SimulatedLane, computed
 from benchmarks.steady_state import SteadyState
 from benchmarks.ways_to_run import WAYS
+from jobs.connection import disconnect
 
 NUM_CLIPS = 400
 CLIPS_PER_GPU = 8
@@ -149,7 +150,7 @@ def _measure_alone(way: str, **lane: Any) -> dict[str, Any]:
     try:
         return measure(way, simulated)
     finally:
-        ray.shutdown()
+        disconnect()
 
 
 def measure(way: str, lane: SimulatedLane) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-import ray
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +24,8 @@ from jobs.arguments import (
     add_output,
     positive,
 )
-from jobs.generate import EXIT_DONE, ClusterError, connect
+from jobs.connection import ClusterError, connect, disconnect
+from jobs.generate import EXIT_DONE
 from jobs.interruption import end_interrupted
 from model.capabilities import read_capabilities
 from model.layout import find_layout
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     finally:
-        ray.shutdown()
+        disconnect()
     header, *rows = ablation_table(runs)
     table = Table(*header)
     for row in rows:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import ray
-from ray.job_config import JobConfig
 from rich.console import Console
 
 from actors.redaction import redact
@@ -30,8 +26,8 @@ from jobs.arguments import (
     add_settings,
     settings_of,
 )
+from jobs.connection import ClusterError, connect, disconnect
 from jobs.next_steps import with_next_step
-from jobs.worker_environment import handing_on
 from pipeline.lane import LaneWork
 from pipeline.report import begin_books, print_summary, write_books
 from pipeline.run import Run
@@ -58,21 +54,6 @@ STATUSES = {
     EXIT_INTERRUPTED: "interrupted; the same command continues",
 }
 
-_FORWARDED = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-)
-_LOCAL_LOGICAL_CPUS = 16
-
-
-class ClusterError(Exception):
-    """There is no Ray cluster to run on."""
-
 
 def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
     """The command line of this job."""
@@ -96,49 +77,6 @@ def make_parser(prog: str = PROG) -> argparse.ArgumentParser:
     add_settings(parser)
     add_address(parser)
     return parser
-
-
-def connect(address: str | None, metadata: Mapping[str, str] | None = None) -> int:
-    """Connect to a Ray cluster, or start one on this machine.
-
-    Workers of a running cluster do not see this process's environment, so the AWS variables are handed to them. They
-    log lines of JSON there, which name the clip; on this machine they log plain ones.
-
-    Args:
-        address: of the cluster, "local" for one of its own; None: `RAY_ADDRESS`, else one of its own.
-        metadata: what Ray shows of the job.
-
-    Returns:
-        How many processes keep its CPUs busy.
-
-    Raises:
-        ClusterError: if there is no cluster at the address, or it asks for another token.
-    """
-    # Ray protects a cluster it starts with a token and warns that it does; that is what we want, and no news.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    job = JobConfig(metadata=dict(metadata or {}))
-    if address == "local":
-        # Logical CPUs: every pool needs a place even on two cores; the system's scheduler shares out the real ones.
-        num_cpus = max(os.cpu_count() or 1, _LOCAL_LOGICAL_CPUS)
-        ray.init(address="local", num_cpus=num_cpus, job_config=job, logging_level=logging.WARNING, log_to_driver=True)
-        return os.cpu_count() or 1
-    try:
-        # Set here and not through `ray.init`, which would have this process log JSON as well.
-        job.set_py_logging_config(ray.LoggingConfig(encoding="JSON", log_level="WARNING"))
-        environment = {"worker_process_setup_hook": handing_on(_variables_to_forward())}
-        ray.init(address=address, job_config=job, runtime_env=environment, logging_level=logging.WARNING)
-    except ConnectionError as error:
-        hint = "is it running, and does this process have its token (RAY_AUTH_TOKEN or ~/.ray/auth_token)?"
-        raise ClusterError(f"cannot connect to the Ray cluster at {address}: {hint}") from error
-    return max(1, int(ray.cluster_resources().get("CPU", 0)))
-
-
-def _variables_to_forward() -> dict[str, str]:
-    """AWS variables of this process, without those the submitted job hands to its workers itself."""
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    handed_on = (job.get("runtime_env") or {}).get("env_vars") or {}
-    return {name: os.environ[name] for name in _FORWARDED if name in os.environ and name not in handed_on}
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
@@ -180,7 +118,7 @@ def run(spec: RunSpec, lock: RunLock, address: str | None) -> int:
         with _stopping_on_sigterm(stop):
             return _run_and_report(the_run, works, lock, console)
     finally:
-        ray.shutdown()
+        disconnect()
 
 
 def _metadata(run: Run, lock: RunLock) -> dict[str, str]:
@@ -227,7 +165,7 @@ def _run_and_report(run: Run, works: Sequence[LaneWork], lock: RunLock, console:
         _try_to_write_books(run, " ".join(f"{type(error).__name__}: {error}".split()))
         raise
     finally:
-        ray.shutdown()
+        disconnect()
     if lock.lost is not None:  # the books are another run's now
         print(f"error: {lock.lost}", file=sys.stderr)
         return EXIT_CONTINUE

@@ -33,7 +33,8 @@ from jobs.arguments import (
     require_checkpoint,
     settings_of,
 )
-from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, STATUSES, ClusterError, run
+from jobs.connection import ClusterError
+from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, STATUSES, run
 from jobs.next_steps import with_next_step
 from pipeline.images import is_there
 from pipeline.localization.books import (

@@ -21,7 +21,8 @@ from jobs.arguments import (
     add_output,
     add_report_every,
 )
-from jobs.generate import EXIT_DONE, ClusterError, connect
+from jobs.connection import ClusterError, connect, disconnect
+from jobs.generate import EXIT_DONE
 from jobs.interruption import end_interrupted
 from pipeline.settings import Settings
 from pipeline.small_checkpoint import SmallCheckpoint, load_checkpoint_recipe
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     finally:
-        ray.shutdown()
+        disconnect()
     tell(f"checkpoint in {made.checkpoint_url}")
     return EXIT_DONE
 

@@ -9,7 +9,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
-import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -28,7 +27,8 @@ from jobs.arguments import (
     natural,
     positive,
 )
-from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED, ClusterError, connect
+from jobs.connection import ClusterError, connect, disconnect
+from jobs.generate import EXIT_DONE, EXIT_INTERRUPTED
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings
 from pipeline.small_world import make_clips, make_latents, write_manifest, write_small_text_encoder
 
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     finally:
-        ray.shutdown()
+        disconnect()
     return EXIT_DONE
 
 

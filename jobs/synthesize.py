@@ -38,7 +38,8 @@ from jobs.arguments import (
     require_checkpoint,
     settings_of,
 )
-from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_INTERRUPTED, STATUSES, ClusterError, run
+from jobs.connection import ClusterError
+from jobs.generate import EXIT_DEAD_LETTERS, EXIT_DONE, EXIT_INTERRUPTED, STATUSES, run
 from jobs.next_steps import with_next_step
 from model.layout import find_layout
 from pipeline.dead_letters import read_failures

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-import ray
 import yaml
 from rich.console import Console
 
@@ -25,7 +24,8 @@ from jobs.arguments import (
     add_report_every,
     positive,
 )
-from jobs.generate import EXIT_DONE, ClusterError, connect
+from jobs.connection import ClusterError, connect, disconnect
+from jobs.generate import EXIT_DONE
 from jobs.interruption import end_interrupted
 from model.components import read_contents
 from model.layout import find_layout
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = PROG) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     finally:
-        ray.shutdown()
+        disconnect()
     last = history[-1]
     console.print(f"{spec.recipe.stage}: {last['step']} steps, loss {last['loss']:.4g}", highlight=False)
     return EXIT_DONE

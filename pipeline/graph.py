@@ -12,23 +12,12 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.row import ClipRow, new_row
+from actors.row import ClipRow
 from actors.stage import Stage
 from pipeline.board import StageBoard
 from pipeline.pools import LanePlan
 from pipeline.stage_actor import StageActor
-from pipeline.worklist import unpack_rows
-
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("request", pa.string()),
-        ("payload", pa.large_binary()),
-        ("failure", pa.string()),
-        ("stage_seconds", pa.string()),
-        ("notes", pa.string()),
-    ]
-)
+from pipeline.worklist import unpack_requests
 
 
 @dataclass(frozen=True)
@@ -115,10 +104,3 @@ def _run(chunks: Sequence[bytes], graph: LaneGraph, board: StageBoard) -> Iterat
         # Ray takes this generator for a coroutine, which a list's iterator is not.
         for row in table.to_pylist():  # noqa: UP028
             yield row
-
-
-def unpack_requests(chunks: pa.Table) -> Iterator[pa.Table]:
-    """Rows of chunks of requests; the dashboard shows this name."""
-    for chunk in chunks["rows"]:
-        rows = [new_row(clip_id, request) for clip_id, request in unpack_rows(chunk.as_py())]
-        yield pa.Table.from_pylist(rows, schema=_SCHEMA)

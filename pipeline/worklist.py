@@ -12,12 +12,25 @@ from collections.abc import Iterator
 from enum import IntEnum
 from functools import lru_cache
 
+import pyarrow as pa
 import zstandard
 
 from actors.request import ClipRequest
+from actors.row import new_row
 from model.geometry import RESOLUTIONS
 
 ROWS_PER_CHUNK = 1000
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("request", pa.string()),
+        ("payload", pa.large_binary()),
+        ("failure", pa.string()),
+        ("stage_seconds", pa.string()),
+        ("notes", pa.string()),
+    ]
+)
 
 
 class Status(IntEnum):
@@ -117,6 +130,23 @@ class Worklist:
 def unpack_rows(chunk: bytes) -> list[tuple[str, str]]:
     """Id and request (JSON) of the rows of a chunk, see `Worklist.chunks`."""
     return [(clip_id, request) for clip_id, request in _unpack(chunk)]
+
+
+def unpack_requests(chunks: pa.Table) -> Iterator[pa.Table]:
+    """Rows of chunks of requests, as the first stage takes them.
+
+    A task of its own on Ray, which shows this name: here rather than beside the graph, so that its process is spared
+    the second that importing torch takes.
+
+    Args:
+        chunks: column `rows` (binary): each a chunk, see `Worklist.chunks`.
+
+    Yields:
+        A chunk's rows with the columns of `actors.row`.
+    """
+    for chunk in chunks["rows"]:
+        rows = [new_row(clip_id, request) for clip_id, request in unpack_rows(chunk.as_py())]
+        yield pa.Table.from_pylist(rows, schema=_SCHEMA)
 
 
 def _pack(values: list) -> bytes:

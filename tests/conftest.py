@@ -94,6 +94,18 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
+@pytest.fixture
+def driver(cluster: LocalCluster) -> Iterator[None]:
+    """This process is connected to the cluster, as a job's driver is."""
+    import ray  # after its variables are set
+
+    from jobs.connection import disconnect
+
+    ray.init(address=cluster.address, logging_level="warning", log_to_driver=False)
+    yield
+    disconnect()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--screenshots OUTPUT`: pictures for the docs are made anew, of a finished campaign."""
     parser.addoption(

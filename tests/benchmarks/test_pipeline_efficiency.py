@@ -4,7 +4,6 @@ import statistics
 import time
 
 import pytest
-import ray
 
 from benchmarks.pipeline_efficiency import main, measure
 from benchmarks.simulated_lane import SimulatedLane, payload_bytes, relative_seconds
@@ -82,12 +81,11 @@ def test_what_cannot_be_measured_is_told(arguments, message, capsys):
 
 
 @pytest.mark.parametrize("ways", [["planned"], pytest.param([*WAYS], marks=pytest.mark.soak)], ids=["ours", "all"])
-def test_every_way_makes_every_clip(cluster, ways):
+@pytest.mark.usefixtures("driver")
+def test_every_way_makes_every_clip(ways):
     """Of the stages of 540p decoding alone takes 1.3 s, base generation 1.6 s and super-resolution 5.1 s."""
     lane = SimulatedLane("540p", 0, 12, 0.05)
-    with ray.init(address=cluster.address, logging_level="warning", log_to_driver=False):
-        figures = {way: measure(way, lane) for way in ways}
-    ray.shutdown()
+    figures = {way: measure(way, lane) for way in ways}
     assert {way: each["bottleneck"] for way, each in figures.items()} == dict.fromkeys(ways, "super_resolution")
     for way, each in figures.items():
         assert each["bound_per_s"] == pytest.approx(1 / 0.255, rel=1e-3)

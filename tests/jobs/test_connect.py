@@ -1,14 +1,43 @@
 import json
+import subprocess
+import sys
 
-import ray
-
-from jobs.generate import _variables_to_forward, connect, main
+from jobs.connection import _variables_to_forward, connect, disconnect
+from jobs.generate import main
 
 
 def test_processes_are_as_many_as_the_cluster_has_cpus_not_this_machine(cluster):
     num_processes = connect(cluster.address)
-    ray.shutdown()
+    disconnect()
     assert num_processes == 16, "as the fixture starts it"
+
+
+BUSY = """
+import sys, threading, time
+import ray
+from jobs.connection import connect, disconnect
+
+def allocate():
+    while True:
+        cycle = []
+        cycle.append(cycle)
+        time.sleep(0)
+
+threading.Thread(target=allocate, daemon=True).start()
+for _ in range(4):
+    connect(sys.argv[1])
+    for number in range(300):
+        cycle = [ray.put(number)]
+        cycle.append(cycle)
+    disconnect()
+print("alive")
+"""
+
+
+def test_a_process_whose_other_threads_are_busy_outlives_its_disconnecting(cluster):
+    """With `ray.shutdown` alone it ended in the first or second round: Ray exits where another thread collects."""
+    done = subprocess.run([sys.executable, "-c", BUSY, cluster.address], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
 
 
 def test_storage_variables_are_forwarded_once(monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import ray
 
 from actors.storage import join, write_atomically
-from jobs.generate import connect
+from jobs.connection import connect, disconnect
 
 PAGES = [
     "/api/jobs/",
@@ -44,7 +44,7 @@ def test_keys_are_handed_to_workers_and_shown_nowhere(cluster, monkeypatch):
         logs = Path(ray._private.worker._global_node.get_logs_dir_path())
         written = {str(path): path.read_bytes() for path in logs.rglob("*") if path.is_file()}
     finally:
-        ray.shutdown()
+        disconnect()
     assert "reader-of-keys" in shown["/api/v0/actors?detail=1&limit=10000"], "the right cluster was asked"
     assert any(b"worker" in data for data in written.values())
     for value in (key, secret, token):

@@ -23,7 +23,7 @@ from pipeline.training import DONE_NAME
 from tests.actors.training.test_recipe import STAGES
 from tests.jobs.small_recipes import CHANGES, changed
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def test_a_run_that_was_interrupted_and_killed_goes_on_and_learns_the_same(made,
     arguments = [str(recipes / "base.yaml"), "--data", f"{made.folder}/latents", "--address", cluster.address]
     arguments += ["--checkpoint", str(tmp_path / "checkpoint"), "--num-workers", "2"]
     # A state every five steps, and far more of them than are taken until the job has the signal.
-    command = job_command("train", *arguments, "--set", "training.optimiser.num_steps=1000")
+    command = job_command("train", *arguments, "--set", "training.optimiser.num_steps=300")
     runs = tmp_path / "stopped"
     status, printed = stop_after_a_state([*command, "--runs", str(runs)], runs / "base", signal.SIGINT)
     assert (status, printed.splitlines()[-1]) == (130, "interrupted: what is saved is kept, the same command continues")

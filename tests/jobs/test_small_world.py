@@ -10,6 +10,7 @@ from ray.util import get_placement_group, placement_group, remove_placement_grou
 from actors.request import ClipRequest
 from actors.small_world.shards import NEGATIVE_PROMPT_FILE, ClipShards, read_shard, shard_name
 from actors.small_world.speech import speak
+from jobs.connection import disconnect
 from jobs.small_world import main
 from model.checkpoint import Checkpoint
 from model.checkpoint_writer import TEXT_ENCODER_FOLDER
@@ -58,12 +59,12 @@ def one_free_cpu(cluster):
     ray.init(address=cluster.address, namespace="taken")
     others = [{"CPU": ray.cluster_resources()["CPU"] - 1}]
     are_taken = placement_group(others, name="taken", lifetime="detached").wait(60)
-    ray.shutdown()
+    disconnect()
     assert are_taken
     yield
     ray.init(address=cluster.address, namespace="taken")
     remove_placement_group(get_placement_group("taken"))
-    ray.shutdown()
+    disconnect()
 
 
 @pytest.mark.timeout(120)

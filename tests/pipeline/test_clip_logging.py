@@ -10,7 +10,7 @@ from pathlib import Path
 import ray
 
 from actors.request import ClipRequest
-from jobs.generate import connect
+from jobs.connection import connect, disconnect
 from pipeline.board import StageBoard
 from pipeline.clip_logging import at_work, make_logs_tell_of_clips
 from pipeline.graph import LaneGraph
@@ -70,7 +70,7 @@ def test_every_line_about_a_clip_names_it_whoever_wrote_it(cluster):
         assert len(list(watch.rows(list(worklist.chunks("256p"))))) == len(IDS)
         lines = lines_written(since, 7 * len(IDS) + 1)
     finally:
-        ray.shutdown()
+        disconnect()
     assert {line["stage"] for line in lines} == {"decoding"}
     (loading,) = [line for line in lines if "marked loading" in line["message"]]
     assert loading["clip_id"] == ""

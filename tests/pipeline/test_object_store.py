@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from actors.request import ClipRequest
+from jobs.connection import disconnect
 from pipeline.board import StageBoard
 from pipeline.chaos.local_cluster import LocalCluster
 from pipeline.graph import LaneGraph
@@ -41,7 +42,8 @@ class Slow:
 @pytest.mark.soak
 def test_a_full_object_store_costs_time_alone():
     with LocalCluster("--num-cpus=8", object_store_bytes=STORE_BYTES) as cluster:
-        with ray.init(address=cluster.address, logging_level="warning", log_to_driver=False):
+        ray.init(address=cluster.address, logging_level="warning", log_to_driver=False)
+        try:
             worklist = Worklist()
             for number in range(NUM_ROWS):
                 worklist.add(number, ClipRequest(id=f"c{number}", prompt="x", language="en"))
@@ -51,5 +53,6 @@ def test_a_full_object_store_costs_time_alone():
             graph = LaneGraph("full", LanePlan(pools, is_phased=True), stages)
             watch = LaneWatch(graph, StageBoard(), Patience(), lambda: False, lambda deaths: None)
             outcomes = {row["id"]: row["failure"] for row in watch.rows(list(worklist.chunks("256p")))}
-        ray.shutdown()
+        finally:
+            disconnect()
     assert outcomes == {f"c{number}": None for number in range(NUM_ROWS)}

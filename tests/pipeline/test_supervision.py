@@ -52,14 +52,6 @@ class Unable(First):
         raise ValueError("precision fp8 needs another GPU")
 
 
-@pytest.fixture(scope="module")
-def driver(cluster):
-    """A connection like a job's."""
-    with ray.init(address=cluster.address, logging_level="warning", log_to_driver=False):
-        yield
-    ray.shutdown()
-
-
 class Lane:
     """A go at a lane with two stages."""
 
