@@ -29,7 +29,7 @@ demo: setup
 	@$(if $(FRESH),rm -rf $(DEMO_OUT))
 	@$(BIN)/python -m jobs.generate --manifest examples/demo.jsonl --output $(DEMO_OUT) --checkpoint checkpoints/mini
 
-# In two parts side by side, of which one has all that uses Ray; each tells what it did when it has ended.
+# In two halves side by side, of which one has all that uses Ray; each tells what it did when it has ended.
 test: setup-dev
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync test-with-ray test-without-ray
 
@@ -37,9 +37,8 @@ test: setup-dev
 test-with-ray:
 	@$(BIN)/python -X faulthandler -m pytest --durations=12 -m "ray and not soak"
 
-# Two files at a time, since some wait for stores and locks, and behind the other part, which takes longest.
 test-without-ray:
-	@nice -n 5 $(BIN)/python -X faulthandler -m pytest --durations=12 --numprocesses 2 --dist loadfile -m "not ray and not soak"
+	@$(BIN)/python -X faulthandler -m pytest --durations=12 -m "not ray and not soak"
 
 # What `make test` leaves out because it takes long, then runs under fifty blows each. Hours on two cores.
 soak: setup-dev

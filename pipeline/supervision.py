@@ -136,7 +136,6 @@ class _LaneProcess:
 
     def run(self, chunks: Sequence[bytes], graph: LaneGraph, board: StageBoard) -> Iterator[ClipRow]:
         _keep_errors_in_logs()
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
         yield from run_lane(chunks, graph, board)
 
 

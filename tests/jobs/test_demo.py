@@ -16,7 +16,7 @@ def test_every_clip_of_the_demo_says_its_word_and_wears_its_colours(generate, tm
     status, printed, errors = generate(manifest, tmp_path / "out", "--checkpoint", checkpoint)
     assert status == 0, errors
     assert "7 made, 0 skipped, 0 dead-lettered" in printed
-    assert main(["--output", str(tmp_path / "out"), "--num-workers", "2"]) == 0
+    assert main(["--output", str(tmp_path / "out"), "--num-workers", "1"]) == 0
     total = json.loads((tmp_path / "out/evaluation/figures.json").read_text())["figures"]["all"]
     assert total["num_clips"] == 7
     assert total["word_accuracy"] == total["language_accuracy"] == 1

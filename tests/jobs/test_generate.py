@@ -136,12 +136,11 @@ def test_bad_rows_become_dead_letters_and_good_ones_clips(mixed_run, capsys):
     assert [words for words in told if words[-1:] == ["others"]], "twenty rows fail in more ways than are shown"
 
 
-def test_what_is_done_is_skipped_and_what_has_changed_is_made_only_if_asked_for(mixed_run, generate, tmp_path):
+def test_what_is_done_is_skipped_and_what_has_changed_is_told_of(mixed_run, generate, tmp_path):
     output = shutil.copytree(mixed_run.output, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (output / "clips").iterdir()}
     changed = {"wide": {"metadata": {"changes": "no pixel"}}, "one": {"seed": 3}}
     rows = [values | changed.get(values["id"], {}) for values in GOOD_ROWS]
-    (lettered,) = [letter for letter in dead_letters(output) if letter.get("id") == "no-image"]
     path = write_manifest(mixed_run.folder / "again.jsonl", rows)
     status, printed, _ = generate(path, output)
     assert status == 3
@@ -150,8 +149,13 @@ def test_what_is_done_is_skipped_and_what_has_changed_is_made_only_if_asked_for(
     (letter,) = dead_letters(output)
     assert letter["id"] == "one"
     assert "--overwrite" in letter["dead_letter"]["reason"]
-    # In the other mode it is another clip, too; and a dead letter, mended, is a row of a manifest.
-    larger = [values for values in rows if values["id"] == "larger"]
+
+
+@pytest.mark.soak
+def test_in_the_other_mode_it_is_another_clip_if_asked_for_and_a_mended_dead_letter_is_a_row(mixed_run, generate, tmp_path):
+    output = shutil.copytree(mixed_run.output, tmp_path / "out")
+    (lettered,) = [letter for letter in dead_letters(output) if letter.get("id") == "no-image"]
+    larger = [values for values in GOOD_ROWS if values["id"] == "larger"]
     mended = lettered | {"image": None, "resolution": "540p"}
     path = write_manifest(mixed_run.folder / "larger.jsonl", [*larger, mended])
     guided = ["--mode", "base", "--set", "sampling.base_steps=3", "--set", "sampling.sr_guidance=3.5"]

@@ -1,8 +1,8 @@
 """The whole job with a checkpoint whose `config.json` gives the labels other sizes than the release's.
 
-One run of one lane has clips of two shapes beside rows that cannot be made. All shapes at 540p, too, and a checkpoint
-in a bucket are for `-m soak`: sizes of every stage, without a cluster, are those of
-`test_every_stage_takes_sizes_and_the_default_length_from_the_checkpoint`.
+What makes clips is for `-m soak`: sizes of every stage, without a cluster, are those of
+`test_every_stage_takes_sizes_and_the_default_length_from_the_checkpoint`, rows that cannot be made those of
+`tests/pipeline/test_offer.py`.
 """
 
 import json
@@ -93,6 +93,7 @@ def write_wave(path: Path, seconds: float) -> None:
         file.writeframes(b"\x10\x20" * int(16_000 * seconds))
 
 
+@pytest.mark.soak
 def test_rows_that_a_checkpoint_cannot_make_are_dead_letters_beside_clips(
     generate, manifest, small_checkpoint, tmp_path
 ):

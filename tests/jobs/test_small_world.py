@@ -1,4 +1,4 @@
-"""Training data of the small world as a job on a real cluster."""
+"""Training data of the small world as a job on a real cluster; latents and more than one worker are for `-m soak`."""
 
 import json
 
@@ -23,6 +23,7 @@ def _espeak(espeak):
     """Every one of these tests needs it."""
 
 
+@pytest.mark.soak
 def test_clips_then_latents_and_what_is_there_is_left_alone(tmp_path, cluster, tiny_checkpoint, capsys):
     clips, latents = tmp_path / "clips", tmp_path / "latents"
     make_clips = ["clips", "--output", str(clips), "--num-clips", "5", "--per-shard", "2", "--num-workers", "2"]
@@ -68,10 +69,20 @@ def one_free_cpu(cluster):
 
 
 @pytest.mark.timeout(120)
-def test_one_cpu_is_enough(tmp_path, cluster, one_free_cpu, capsys):
-    arguments = ["--num-clips", "2", "--per-shard", "1", "--num-workers", "1", "--address", cluster.address]
-    assert main(["clips", "--output", str(tmp_path), *arguments]) == 0
+def test_one_cpu_is_enough_and_what_is_there_is_left_alone(tmp_path, cluster, one_free_cpu, capsys):
+    arguments = ["clips", "--output", str(tmp_path), "--num-clips", "2", "--per-shard", "1", "--num-workers", "1"]
+    arguments += ["--address", cluster.address]
+    assert main(arguments) == 0
     assert "2 clips made" in capsys.readouterr().out
+    written = (tmp_path / shard_name(0)).stat().st_mtime_ns
+    (tmp_path / shard_name(1)).unlink()
+    assert main([*arguments, "--seed", "2"]) == 2
+    error = f"error: {tmp_path} was made from seed=0, not 2: name another folder, or remove this one\n"
+    assert capsys.readouterr().err == error
+    assert main(arguments) == 0
+    assert "1 clips made" in capsys.readouterr().out
+    assert (tmp_path / shard_name(0)).stat().st_mtime_ns == written
+    assert (tmp_path / shard_name(1)).is_file()
 
 
 def test_a_text_encoder_has_tokens_for_the_phrases_of_clips_and_of_the_negative_prompt(tmp_path, capsys):

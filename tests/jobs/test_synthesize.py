@@ -1,4 +1,8 @@
-"""A recipe from its axes to training data that people load, on a real cluster: partition by partition."""
+"""A recipe from its axes to training data that people load, on a real cluster: partition by partition.
+
+A part of a partition and failed clips that are tried again are for `-m soak`: a campaign does the latter by the same
+code in `test_localize.py`.
+"""
 
 import io
 import json
@@ -181,6 +185,7 @@ def test_another_recipe_is_refused_for_a_drawn_partition(made, tmp_path, capsys)
     assert said([*arguments, "--dry-run", "--partition", "2026-11-24"])[0] == 0
 
 
+@pytest.mark.soak
 def test_what_failed_is_tried_again_when_asked(made, tmp_path):
     """A clip whose record is gone has failed for all the dataset knows."""
     output = tmp_path / "dataset"

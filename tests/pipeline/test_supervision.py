@@ -114,6 +114,7 @@ def test_a_row_that_kills_its_worker_fails_after_three_tries_and_takes_no_other_
     ], "deaths are told as they happen"
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("driver")
 def test_workers_killed_from_outside_cost_no_row(tmp_path):
     lane, killed = Lane(tmp_path, [f"c{number}" for number in range(30)]), set()
