@@ -152,7 +152,9 @@ def test_what_is_done_is_skipped_and_what_has_changed_is_told_of(mixed_run, gene
 
 
 @pytest.mark.soak
-def test_in_the_other_mode_it_is_another_clip_if_asked_for_and_a_mended_dead_letter_is_a_row(mixed_run, generate, tmp_path):
+def test_in_the_other_mode_it_is_another_clip_if_asked_for_and_a_mended_dead_letter_is_a_row(
+    mixed_run, generate, tmp_path
+):
     output = shutil.copytree(mixed_run.output, tmp_path / "out")
     (lettered,) = [letter for letter in dead_letters(output) if letter.get("id") == "no-image"]
     larger = [values for values in GOOD_ROWS if values["id"] == "larger"]
