@@ -146,6 +146,8 @@ def list_names(folder_url: str) -> list[str]:
     def ls(fs: Any, path: str) -> list[str]:
         path = path.rstrip("/")
         try:
+            if isinstance(fs, LocalFileSystem):  # fsspec takes three times as long for millions of names
+                return sorted(name for name in os.listdir(path or "/") if not name.endswith(PARTIAL_SUFFIX))
             found = fs.ls(path, detail=False)
         except NotADirectoryError:
             return []

@@ -40,10 +40,11 @@ def write_earlier_run(output: Path, manifest: Path, checkpoint: Path, num_done: 
     files = open_checkpoint(str(checkpoint))
     layout = find_layout(files)
     lanes = Lanes(files, layout, Settings(), read_capabilities(files, layout))
+    lane = lanes.fingerprint("256p", has_image=False)
     ledger, clips = Ledger(str(output)), output / CLIPS_FOLDER
     clips.mkdir(parents=True)
     for number, request in enumerate(_requests(manifest, num_done)):
-        record = _record(request, lanes.fingerprint(request))
+        record = _record(request, lane.of_clip(request))
         for suffix in ("mp4", "jpg"):
             target = output / f"{number // _LINKS_PER_FILE}.{suffix}"
             if number % _LINKS_PER_FILE == 0:

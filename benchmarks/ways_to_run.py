@@ -23,6 +23,7 @@ from pipeline.patience import Patience
 from pipeline.plan import GPU_STAGES
 from pipeline.pools import Pool
 from pipeline.supervision import LaneWatch
+from pipeline.valid_row import ValidRow
 from pipeline.worklist import Worklist
 
 _POLL_S = 0.01
@@ -32,7 +33,7 @@ def planned(lane: SimulatedLane) -> Iterator[ClipRow]:
     """Our own way."""
     worklist = Worklist()
     for line, request in enumerate(lane.requests):
-        worklist.add(line, request)
+        worklist.add(ValidRow.of(line, request))
     graph = LaneGraph(f"simulated-{lane.resolution}", lane.plan(), lane.stages)
     watch = LaneWatch(graph, StageBoard(), Patience(), lambda: False, lambda deaths: None)
     return watch.rows(list(worklist.chunks(lane.resolution)))

@@ -10,16 +10,18 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import AutoencoderOobleck
-from diffusers.models.autoencoders.autoencoder_oobleck import OobleckEncoder
 from torch import nn
 from torch.nn.utils import weight_norm
 
 from model.config_types import as_tuple, require_types, section
 from model.geometry import AUDIO_LATENT_CHANNELS, MODEL_SAMPLE_RATE_HZ, SAMPLES_PER_AUDIO_LATENT
+
+if TYPE_CHECKING:
+    # diffusers takes seconds to import: a job that is given a wrong argument says so without it.
+    from diffusers import AutoencoderOobleck
 
 CHECKPOINT_PREFIX = "pretransform.model."
 """Before the names of the autoencoder's tensors in Stable Audio's file."""
@@ -145,6 +147,9 @@ class OobleckConfig:
 
 def empty_oobleck(config: OobleckConfig) -> AutoencoderOobleck:
     """The architecture, weights on the meta device."""
+    from diffusers import AutoencoderOobleck
+    from diffusers.models.autoencoders.autoencoder_oobleck import OobleckEncoder
+
     encoder, decoder = config.encoder, config.decoder
     with torch.device("meta"), warnings.catch_warnings():
         # diffusers builds on weight_norm's older, deprecated form, which names tensors as the release does.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,6 +22,7 @@ from actors.small_world.listening import UnseenVoice, WordRecogniser, hear_unsee
 from actors.small_world.speech import SpeechError
 from actors.storage import StorageError, join, list_names, read_bytes
 from pipeline.figures import Figures, figures_by_language
+from pipeline.helper_process import begin_to_help
 from pipeline.ledger import DEAD_LETTER_NAME, Ledger
 
 _IN_FLIGHT = 4
@@ -208,8 +208,7 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(judge: bytes) -> None:
-    # Ctrl-C reaches all processes; the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_to_help()
     torch.set_num_threads(1)
     _worker["judge"] = pickle.loads(judge)
 

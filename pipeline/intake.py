@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from actors.checkpoint_source import open_checkpoint
+from actors.fingerprint import LaneFingerprint
 from actors.references import AllowedReferences
-from actors.request import ClipRequest
 from actors.row import Failure
 from model.capabilities import Capabilities, read_capabilities
 from model.checkpoint_files import CheckpointError, CheckpointFiles
@@ -16,10 +16,12 @@ from model.inspection import check_components
 from model.layout import Layout, find_layout
 from pipeline.lane import Lanes, LaneWork
 from pipeline.ledger import Ledger
-from pipeline.manifest import read_manifest
+from pipeline.manifest import ManifestRow, RowValidator, SeenIds
 from pipeline.offer import find_impossible
+from pipeline.row_checks import checked_rows
 from pipeline.run_result import RunResult
 from pipeline.run_spec import RunSpec
+from pipeline.valid_row import ClipKind, ValidRow
 from pipeline.worklist import Status
 
 
@@ -43,6 +45,8 @@ class Intake:
         self.contents: dict[str, Contents] = {}
         self.references = AllowedReferences(())
         self._fingerprints: dict[str, str] = {}
+        self._lanes_found: dict[tuple[str, bool], LaneFingerprint] = {}
+        self._possible: set[ClipKind] = set()
         self._checkpoint: tuple[CheckpointFiles, Layout, Lanes] | None = None
 
     def read(self) -> list[LaneWork]:
@@ -61,22 +65,26 @@ class Intake:
         self.references = AllowedReferences.of_manifest(
             self.spec.manifest_url, self.spec.settings.allowed_references, self.ledger.read_references()
         )
-        is_output_known = False
-        for row in read_manifest(self.spec.manifest_url, self.references):
-            self.result.counts.num_rows += 1
-            if row.request is None:
-                self.result.refuse(row)
-                continue
-            if not is_output_known:
-                self._look_at_output()
-                is_output_known = True
-            with self._naming_the_checkpoint():
-                status = self._sort(row.request)
-            if isinstance(status, Failure):
-                self.result.refuse(row, status)
-                continue
-            self.result.worklist.add(row.line, row.request, status)
-            self.result.counts.num_skipped += status == Status.SKIPPED
+        validator, ids, is_output_known = RowValidator(self.spec.manifest_url, self.references), SeenIds(), False
+        with closing(checked_rows(self.spec.manifest_url, validator, self._lanes_found)) as rows:
+            for (line, raw), row in rows:
+                self.result.counts.num_rows += 1
+                if isinstance(row, ManifestRow):
+                    self.result.refuse(row)
+                    continue
+                if (twice := ids.add(row.id, line)) is not None:
+                    self.result.refuse(ManifestRow(line, validator.validate(line, raw).values, failure=twice))
+                    continue
+                if not is_output_known:
+                    self._look_at_output()
+                    is_output_known = True
+                with self._naming_the_checkpoint():
+                    status = self._sort(row)
+                if isinstance(status, Failure):
+                    self.result.refuse(validator.validate(line, raw), status)
+                    continue
+                self.result.worklist.add(row, status)
+                self.result.counts.num_skipped += status == Status.SKIPPED
         if not is_output_known:
             self._look_at_output()
         if self._checkpoint is None:
@@ -92,25 +100,33 @@ class Intake:
         self._fingerprints = self.ledger.fingerprints(self.ledger.committed_ids())
         self.result.committed_ids = set(self._fingerprints)
 
-    def _sort(self, request: ClipRequest) -> Status | Failure:
+    def _sort(self, row: ValidRow) -> Status | Failure:
         if self._checkpoint is None:
             files = open_checkpoint(self.spec.checkpoint_url)
             layout = find_layout(files)
             self.capabilities = read_capabilities(files, layout)
             self._checkpoint = files, layout, Lanes(files, layout, self.spec.settings, self.capabilities)
         _, layout, lanes = self._checkpoint
-        failure = find_impossible(request, self.capabilities, layout)
-        if failure is not None:
-            return failure
-        found = self._fingerprints.get(request.id)
+        if row.kind not in self._possible:
+            failure = find_impossible(row.parsed(), self.capabilities, layout)
+            if failure is not None:
+                return failure
+            self._possible.add(row.kind)
+        found = self._fingerprints.get(row.id)
         if found is not None:
-            wanted = lanes.fingerprint(request)
+            wanted = row.fingerprint or self._fingerprint(row, lanes)
             if found == wanted:
                 return Status.SKIPPED
             if not self.spec.overwrite:
-                return _made_from_something_else(request.id, found, wanted)
-        lanes.add(request)
+                return _made_from_something_else(row.id, found, wanted)
+        lanes.add(row)
         return Status.TODO
+
+    def _fingerprint(self, row: ValidRow, lanes: Lanes) -> str:
+        key = row.kind.resolution, row.kind.has_image
+        if key not in self._lanes_found:
+            self._lanes_found[key] = lanes.fingerprint(*key)
+        return self._lanes_found[key].of_clip(row.parsed())
 
     @contextmanager
     def _naming_the_checkpoint(self) -> Iterator[None]:

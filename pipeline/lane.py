@@ -7,7 +7,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
 
 from actors.fingerprint import LaneFingerprint, hash_facts
 from actors.request import ClipRequest
@@ -16,6 +15,7 @@ from model.checkpoint_files import CheckpointFiles
 from model.geometry import RESOLUTIONS
 from model.layout import Layout
 from pipeline.settings import Settings
+from pipeline.valid_row import ClipKind, ValidRow
 
 NUMERICS_VERSION = 3
 """Raised whenever a change of this code changes pixels or sound, so that old clips are not taken for new ones."""
@@ -128,28 +128,27 @@ class Lanes:
     def __init__(self, files: CheckpointFiles, layout: Layout, settings: Settings, capabilities: Capabilities):
         self.files, self.layout, self.settings, self.capabilities = files, layout, settings, capabilities
         self.samplers = settings.sampling.samplers(capabilities.samplers)
-        self._examples: dict[str, dict[tuple[Any, ...], ClipRequest]] = {name: {} for name in RESOLUTIONS}
-        self._counts: Counter[tuple[Any, ...]] = Counter()
+        self._examples: dict[str, dict[ClipKind, ClipRequest]] = {name: {} for name in RESOLUTIONS}
+        self._counts: Counter[ClipKind] = Counter()
         self._component_hash = cache(self._hash_component)
         self._lane_hash = cache(self._hash_lane)
 
-    def fingerprint(self, request: ClipRequest) -> str:
-        """What a clip would be made from, as one hash.
+    def fingerprint(self, resolution: str, has_image: bool) -> LaneFingerprint:
+        """What every clip of a resolution depends on; with `has_image` those that have a reference image.
 
         Raises:
-            CheckpointError: if the checkpoint lacks a component that it needs.
+            CheckpointError: if the checkpoint lacks a component that they need.
             StorageError: if it cannot be read.
         """
-        image_vae = "" if request.image is None else self._component_hash("wan_vae")
-        lane = LaneFingerprint(self._lane_hash(request.resolution), image_vae, self.capabilities)
-        return lane.of_clip(request)
+        image_vae = self._component_hash("wan_vae") if has_image else ""
+        return LaneFingerprint(self._lane_hash(resolution), image_vae, self.capabilities)
 
-    def add(self, request: ClipRequest) -> None:
-        """Take a request that is to be made."""
-        resolution = request.resolution
-        kind = resolution, request.aspect, request.seconds, request.image is None, request.audio is None
-        self._examples[resolution].setdefault(kind, request)
-        self._counts[kind] += 1
+    def add(self, row: ValidRow) -> None:
+        """Take a row whose clip is to be made."""
+        examples = self._examples[row.kind.resolution]
+        if row.kind not in examples:
+            examples[row.kind] = row.parsed()
+        self._counts[row.kind] += 1
 
     def works(self) -> list[LaneWork]:
         """The lanes of the requests taken, small clips first.
@@ -164,11 +163,10 @@ class Lanes:
         found = self._examples[resolution]
         examples, counts = tuple(found.values()), tuple(self._counts[kind] for kind in found)
         lane = Lane(self.settings.mode, resolution)
-        components, image_vae = self.layout.components_for(lane.mode, resolution), ""
-        if any(request.image is not None for request in examples):
-            image_vae = self._component_hash("wan_vae")
+        components = self.layout.components_for(lane.mode, resolution)
+        if has_image := any(kind.has_image for kind in found):
             components = tuple(dict.fromkeys((*components, "wan_vae")))
-        fingerprint = LaneFingerprint(self._lane_hash(resolution), image_vae, self.capabilities)
+        fingerprint = self.fingerprint(resolution, has_image)
         return LaneWork(lane, examples, counts, fingerprint, components, self.samplers)
 
     def _hash_component(self, name: str) -> str:

@@ -14,7 +14,7 @@ from actors.request import ClipRequest, describe_validation_error
 from actors.row import Failure
 from actors.storage import write_atomically
 from pipeline.plain_values import plain_value
-from pipeline.row_files import BadLine, read_rows
+from pipeline.row_files import BadLine, RawRow, parse_row, read_raw_rows
 
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 """Of a manifest's name; `.gz` may follow."""
@@ -58,15 +58,27 @@ def read_manifest(url: str, references: AllowedReferences | None = None) -> Iter
     Raises:
         RowFileError: if the file cannot be read, now or further on, or has another suffix.
     """
-    references = references or AllowedReferences.of_manifest(url)
-    base_folder = folder_of(url)
-    first_lines: dict[str, int] = {}
-    for line, values in read_rows(url, "manifest", SUFFIXES):
-        if isinstance(values, BadLine):
-            failure = Failure("manifest", "row", values.text, values.reason)
-            yield ManifestRow(line, {RAW_KEY: values.text}, failure=failure)
-        else:
-            yield _validate(line, values, references, base_folder, first_lines)
+    validator, ids = RowValidator(url, references), SeenIds()
+    for line, raw in read_raw_rows(url, "manifest", SUFFIXES):
+        row = validator.validate(line, raw)
+        twice = None if row.request is None else ids.add(row.request.id, line)
+        yield row if twice is None else ManifestRow(line, row.values, failure=twice)
+
+
+class SeenIds:
+    """Ids of a manifest's valid rows, and the lines they stand in."""
+
+    def __init__(self) -> None:
+        self._first_lines: dict[str, int] = {}
+
+    def add(self, clip_id: str, line: int) -> Failure | None:
+        """Take the id of a row; a failure where another row has it."""
+        # Names of files: on a disk that ignores case, two such ids would be one clip.
+        first = self._first_lines.setdefault(clip_id.lower(), line)
+        if first == line:
+            return None
+        reason = f"is used already in line {first}; ids must be unique, also where upper and lower case are one"
+        return _failure("id", clip_id, reason)
 
 
 def write_manifest(requests: Iterable[ClipRequest], url: str) -> None:
@@ -75,43 +87,51 @@ def write_manifest(requests: Iterable[ClipRequest], url: str) -> None:
     write_atomically(url, "".join(lines).encode(), "application/x-ndjson")
 
 
-def _validate(
-    line: int,
-    values: dict[str, Any],
-    references: AllowedReferences,
-    base_folder: str,
-    first_lines: dict[str, int],
-) -> ManifestRow:
-    given = {str(key): value for key, value in values.items() if key != DEAD_LETTER_KEY}
-    try:
-        values = {key: plain_value(value) for key, value in given.items()}
-    except ValueError as error:
-        # Too deep to write down whole: the dead letter keeps the beginning of each value as text.
-        values = {key: str(value)[:_MAX_TEXT] for key, value in given.items()}
-        return ManifestRow(line, values, failure=Failure("manifest", "row", None, str(error)))
-    if set(values) == {RAW_KEY}:
-        return ManifestRow(line, values, failure=Failure("manifest", "row", values[RAW_KEY], "is not a JSON object"))
-    for name in ("image", "audio"):
-        # A dead letter is fed back from another folder, so it keeps the resolved reference.
-        if isinstance(values.get(name), str) and values[name]:
-            try:
-                values[name] = references.resolve(values[name], base_folder)
-            except ReferenceRefused as error:
-                failure = Failure("manifest", name, redact(values[name]), str(error))
-                return ManifestRow(line, values, failure=failure)
-    try:
-        request = ClipRequest.model_validate(_without_nulls(values))
-    except ValidationError as error:
-        field, value, reason = describe_validation_error(error)
-        return ManifestRow(line, values, failure=Failure("manifest", field, values.get(field, value), reason))
-    except (ValueError, RecursionError) as error:
-        reason = f"cannot be written as JSON: {' '.join(str(error).split())}"
-        return ManifestRow(line, values, failure=Failure("manifest", "row", None, reason))
-    # Names of files: on a disk that ignores case, two such ids would be one clip.
-    if (first_line := first_lines.setdefault(request.id.lower(), line)) != line:
-        reason = f"is used already in line {first_line}; ids must be unique, also where upper and lower case are one"
-        return ManifestRow(line, values, failure=Failure("manifest", "id", request.id, reason))
-    return ManifestRow(line, values, request=request)
+class RowValidator:
+    """Validates rows of a manifest one by one, whatever the others hold.
+
+    Args:
+        manifest_url: images and recordings are relative to its folder.
+        references: where they may lie; None: below that folder, its bucket or host.
+    """
+
+    def __init__(self, manifest_url: str, references: AllowedReferences | None = None):
+        self.references = references or AllowedReferences.of_manifest(manifest_url)
+        self.base_folder = folder_of(manifest_url)
+
+    def validate(self, line: int, raw: RawRow) -> ManifestRow:
+        """Validate a row, which ends in this line."""
+        found = parse_row(raw)
+        if isinstance(found, BadLine):
+            return ManifestRow(line, {RAW_KEY: found.text}, failure=_failure("row", found.text, found.reason))
+        given = {str(key): value for key, value in found.items() if key != DEAD_LETTER_KEY}
+        try:
+            values = {key: plain_value(value) for key, value in given.items()}
+        except ValueError as error:
+            # Too deep to write down whole: the dead letter keeps the beginning of each value as text.
+            values = {key: str(value)[:_MAX_TEXT] for key, value in given.items()}
+            return ManifestRow(line, values, failure=_failure("row", None, str(error)))
+        if set(values) == {RAW_KEY}:
+            return ManifestRow(line, values, failure=_failure("row", values[RAW_KEY], "is not a JSON object"))
+        for name in ("image", "audio"):
+            # A dead letter is fed back from another folder, so it keeps the resolved reference.
+            if isinstance(values.get(name), str) and values[name]:
+                try:
+                    values[name] = self.references.resolve(values[name], self.base_folder)
+                except ReferenceRefused as error:
+                    return ManifestRow(line, values, failure=_failure(name, redact(values[name]), str(error)))
+        try:
+            return ManifestRow(line, values, request=ClipRequest.model_validate(_without_nulls(values)))
+        except ValidationError as error:
+            field, value, reason = describe_validation_error(error)
+            return ManifestRow(line, values, failure=_failure(field, values.get(field, value), reason))
+        except (ValueError, RecursionError) as error:
+            reason = f"cannot be written as JSON: {' '.join(str(error).split())}"
+            return ManifestRow(line, values, failure=_failure("row", None, reason))
+
+
+def _failure(field: str, value: Any, reason: str) -> Failure:
+    return Failure("manifest", field, value, reason)
 
 
 def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,18 @@ class BadLine:
     reason: str
 
 
-def read_rows(url: str, noun: str, suffixes: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
+Row = dict[str, Any] | BadLine
+"""A row, or what is none."""
+RawRow = bytes | Row
+"""A row as it comes out of a file: of JSON a line, which `parse_row` takes apart."""
+
+
+def read_rows(url: str, noun: str, suffixes: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    """Rows of a file and where each ends, see `read_raw_rows`."""
+    return ((line, parse_row(row)) for line, row in read_raw_rows(url, noun, suffixes))
+
+
+def read_raw_rows(url: str, noun: str, suffixes: Sequence[str]) -> Iterator[tuple[int, RawRow]]:
     """Rows of a file and where each ends; of a large one no more than a block is in memory.
 
     Args:
@@ -76,7 +87,19 @@ def read_rows(url: str, noun: str, suffixes: Sequence[str]) -> Iterator[tuple[in
         raise RowFileError(f"{noun} {redact(url)}: {' '.join(str(error).split())}") from error
 
 
-def read_json_lines(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
+def parse_row(row: RawRow) -> Row:
+    """What a raw row holds."""
+    if not isinstance(row, bytes):
+        return row
+    try:
+        values = parse_json(row.decode())
+        reason = "is not a JSON object"
+    except ValueError as error:
+        values, reason = None, f"is not a JSON object: {' '.join(str(error).split())[:200]}"
+    return values if isinstance(values, dict) else BadLine(row.decode(errors="replace").strip(), reason)
+
+
+def read_json_lines(file: BufferedIOBase) -> Iterator[tuple[int, bytes | BadLine]]:
     """Lines of JSON and their numbers from 1; empty ones are left out, and none is in memory beyond `MAX_ROW_BYTES`."""
     number = 0
     while text := file.readline(MAX_ROW_BYTES + 1):
@@ -89,16 +112,7 @@ def read_json_lines(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any] 
             continue
         text = text.removeprefix(codecs.BOM_UTF8) if number == 1 else text
         if text.strip():
-            yield number, _parse_line(text)
-
-
-def _parse_line(text: bytes) -> dict[str, Any] | BadLine:
-    shown = text.decode(errors="replace").strip()
-    try:
-        values = parse_json(text.decode())
-    except ValueError as error:
-        return BadLine(shown, f"is not a JSON object: {' '.join(str(error).split())[:200]}")
-    return values if isinstance(values, dict) else BadLine(shown, "is not a JSON object")
+            yield number, text
 
 
 def limited_lines(file: TextIOBase) -> Iterator[str]:
@@ -129,7 +143,7 @@ def _parse_csv(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any]]]:
         yield reader.line_num, values
 
 
-def _parse_yaml_rows(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
+def _parse_yaml_rows(file: BufferedIOBase) -> Iterator[tuple[int, Row]]:
     rows = parse_yaml(file.read(MAX_YAML_FILE_BYTES + 1), MAX_YAML_FILE_BYTES)
     if not isinstance(rows, list):
         raise ValueError(f"must hold a list of rows, got {type(rows).__name__}")
@@ -137,7 +151,7 @@ def _parse_yaml_rows(file: BufferedIOBase) -> Iterator[tuple[int, dict[str, Any]
         yield number, row if isinstance(row, dict) else BadLine(str(row)[:_KEPT_BYTES], "holds no names and values")
 
 
-_PARSERS: dict[str, Callable[[BufferedIOBase], Iterator[tuple[int, dict[str, Any] | BadLine]]]] = {
+_PARSERS: dict[str, Callable[[BufferedIOBase], Iterator[tuple[int, RawRow]]]] = {
     ".jsonl": read_json_lines,
     ".ndjson": read_json_lines,
     ".csv": _parse_csv,

@@ -12,6 +12,7 @@ from pipeline.dead_letters import DeadLetters
 from pipeline.manifest import ManifestRow
 from pipeline.pools import LanePlan
 from pipeline.run_counts import RunCounts
+from pipeline.valid_row import ValidRow
 from pipeline.worklist import Status, Worklist
 
 _REPORTED_PACKAGES = ("magihuman-ray", "ray", "torch", "diffusers", "transformers", "av")
@@ -52,7 +53,7 @@ class RunResult:
         if reason is None:
             raise ValueError(f"row in line {row.line} has no failure")
         if row.request is not None:
-            self.worklist.add(row.line, row.request, Status.FAILED)
+            self.worklist.add(ValidRow.of(row.line, row.request), Status.FAILED)
         self._dead_letter(row, reason)
 
     def finish(self, clip_id: str) -> None:

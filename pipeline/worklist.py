@@ -1,6 +1,6 @@
 """The rows of a manifest that the driver keeps: a million of them in a few hundred megabytes.
 
-Requests lie compressed in chunks of a thousand. That is how Ray Data gets them, too, and unpacks them as it goes.
+Requests lie compressed in chunks of a thousand. Ray Data gets them so, and unpacks them as it goes.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import lru_cache
 
 import pyarrow as pa
 import zstandard
 
-from actors.request import ClipRequest
 from actors.row import new_row
 from model.geometry import RESOLUTIONS
+from pipeline.valid_row import ValidRow
 
 ROWS_PER_CHUNK = 1000
 
@@ -51,22 +51,21 @@ class Worklist:
         self._resolutions = bytearray()
         self._lines = array("q")
         self._chunks: list[bytes] = []
-        self._open: list[str] = []
+        self._open: list[tuple[str, str]] = []
         self._unpacked = lru_cache(maxsize=4)(self._unpack)
 
-    def add(self, line: int, request: ClipRequest, status: Status = Status.TODO) -> None:
+    def add(self, row: ValidRow, status: Status = Status.TODO) -> None:
         """Append a row.
 
         Args:
-            line: of the manifest.
-            request: with an id that no other row has.
+            row: with an id that no other row has.
             status: where it stands.
         """
-        self._numbers[request.id] = len(self._status)
+        self._numbers[row.id] = len(self._status)
         self._status.append(status)
-        self._resolutions.append(RESOLUTIONS.index(request.resolution))
-        self._lines.append(line)
-        self._open.append(request.model_dump_json(exclude_unset=True))
+        self._resolutions.append(RESOLUTIONS.index(row.kind.resolution))
+        self._lines.append(row.line)
+        self._open.append((row.id, row.request))
         if len(self._open) == ROWS_PER_CHUNK:
             self._chunks.append(_pack(self._open))
             self._open = []
@@ -90,8 +89,8 @@ class Worklist:
         """Line and request (JSON) of a row."""
         number = self._numbers[clip_id]
         chunk, place = divmod(number, ROWS_PER_CHUNK)
-        requests = self._open if chunk == len(self._chunks) else self._unpacked(chunk)
-        return self._lines[number], requests[place]
+        rows = self._open if chunk == len(self._chunks) else self._unpacked(chunk)
+        return self._lines[number], rows[place][1]
 
     @property
     def num_made(self) -> int:
@@ -105,16 +104,21 @@ class Worklist:
     def chunks(self, resolution: str) -> Iterator[bytes]:
         """Rows of a resolution that are still to do, for `unpack_rows`, in the manifest's order."""
         per_chunk = Counter(number // ROWS_PER_CHUNK for number in self._todo(resolution))
-        ids = list(self._numbers)
-        for chunk in per_chunk:
-            requests = self._open if chunk == len(self._chunks) else self._unpack(chunk)
+        for chunk, num_todo in per_chunk.items():
+            if chunk == len(self._chunks):
+                rows = self._open
+            elif num_todo == ROWS_PER_CHUNK:
+                yield self._chunks[chunk]
+                continue
+            else:
+                rows = self._unpack(chunk)
             first = chunk * ROWS_PER_CHUNK
             wanted = RESOLUTIONS.index(resolution)
             yield _pack(
                 [
-                    [ids[first + place], request]
-                    for place, request in enumerate(requests)
-                    if self._status[first + place] == Status.TODO and self._resolutions[first + place] == wanted
+                    row
+                    for number, row in enumerate(rows, first)
+                    if self._status[number] == Status.TODO and self._resolutions[number] == wanted
                 ]
             )
 
@@ -123,13 +127,14 @@ class Worklist:
         rows = zip(self._status, self._resolutions, strict=True)
         return (n for n, (status, r) in enumerate(rows) if status == Status.TODO and r == wanted)
 
-    def _unpack(self, chunk: int) -> list[str]:
-        return _unpack(self._chunks[chunk])
+    def _unpack(self, chunk: int) -> list[tuple[str, str]]:
+        return unpack_rows(self._chunks[chunk])
 
 
 def unpack_rows(chunk: bytes) -> list[tuple[str, str]]:
     """Id and request (JSON) of the rows of a chunk, see `Worklist.chunks`."""
-    return [(clip_id, request) for clip_id, request in _unpack(chunk)]
+    rows = json.loads(zstandard.ZstdDecompressor().decompress(chunk))
+    return [(clip_id, request) for clip_id, request in rows]
 
 
 def unpack_requests(chunks: pa.Table) -> Iterator[pa.Table]:
@@ -149,9 +154,5 @@ def unpack_requests(chunks: pa.Table) -> Iterator[pa.Table]:
         yield pa.Table.from_pylist(rows, schema=_SCHEMA)
 
 
-def _pack(values: list) -> bytes:
-    return zstandard.ZstdCompressor(level=1).compress(json.dumps(values, ensure_ascii=False).encode())
-
-
-def _unpack(data: bytes) -> list:
-    return json.loads(zstandard.ZstdDecompressor().decompress(data))
+def _pack(rows: Sequence[tuple[str, str]]) -> bytes:
+    return zstandard.ZstdCompressor(level=1).compress(json.dumps(rows, ensure_ascii=False).encode())

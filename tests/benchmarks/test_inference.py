@@ -1,4 +1,4 @@
-"""The benchmark itself, with networks that take no time and without compiling."""
+"""The benchmark itself, with networks that take no time and without compiling; the whole of it for `-m soak`."""
 
 import json
 from dataclasses import replace
@@ -27,6 +27,7 @@ TINY = replace(
 )
 
 
+@pytest.mark.soak
 def test_every_stage_has_a_row_or_a_reason(tmp_path, monkeypatch, capsys):
     def refuse(*arguments):
         raise CompileError("no compiler")

@@ -77,7 +77,7 @@ def test_one_cpu_is_enough_and_what_is_there_is_left_alone(tmp_path, cluster, on
     written = (tmp_path / shard_name(0)).stat().st_mtime_ns
     (tmp_path / shard_name(1)).unlink()
     assert main([*arguments, "--seed", "2"]) == 2
-    error = f"error: {tmp_path} was made from seed=0, not 2: name another folder, or remove this one\n"
+    error = f"error: {tmp_path} was made from seed=1, not 2: name another folder, or remove this one\n"
     assert capsys.readouterr().err == error
     assert main(arguments) == 0
     assert "1 clips made" in capsys.readouterr().out

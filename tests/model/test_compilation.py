@@ -1,7 +1,8 @@
 """Compiled networks against the plain ones, and graphs that are compiled once for all processes.
 
-A compiled decoder, which takes half a minute, and a process that only loads a graph are for `-m soak`. The same
-compiler is held against a plain Transformer here; `test_a_second_node_takes_the_graph_from_the_store` loads graphs.
+A compiled decoder, the release at full size and a process that only loads a graph take half a minute each and are for
+`-m soak`. The same compiler is held against a plain Transformer with every kind of layer here;
+`test_a_second_node_takes_the_graph_from_the_store` loads graphs.
 """
 
 import subprocess
@@ -177,9 +178,8 @@ def test_what_cannot_be_one_graph_is_one_line():
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("variant", "form"), [pytest.param("base", "fp8", marks=pytest.mark.soak), ("sr_1080p", "packed")]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("variant", "form"), [("base", "fp8"), ("sr_1080p", "packed")])
 def test_the_release_is_one_graph_for_any_number_of_tokens(variant, form):
     """At full size on the meta device: the tracer sees everything, and nothing is computed."""
     graphs = []

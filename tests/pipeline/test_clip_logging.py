@@ -17,6 +17,7 @@ from pipeline.graph import LaneGraph
 from pipeline.patience import Patience
 from pipeline.pools import LanePlan, Pool
 from pipeline.supervision import LaneWatch
+from pipeline.valid_row import ValidRow
 from pipeline.worklist import Worklist
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the cluster's workers cannot import tests
@@ -64,7 +65,7 @@ def test_every_line_about_a_clip_names_it_whoever_wrote_it(cluster):
     try:
         worklist = Worklist()
         for line, clip_id in enumerate(IDS):
-            worklist.add(line, ClipRequest(id=clip_id, prompt="x", language="en"))
+            worklist.add(ValidRow.of(line, ClipRequest(id=clip_id, prompt="x", language="en")))
         graph = LaneGraph("test", LanePlan((Pool("decoding", 1, 1, 0),), False), {"decoding": (Talking, {})})
         watch = LaneWatch(graph, StageBoard(), Patience(), lambda: False, lambda deaths: None)
         assert len(list(watch.rows(list(worklist.chunks("256p"))))) == len(IDS)

@@ -14,6 +14,7 @@ from pipeline.lane import Lanes, component_fingerprint
 from pipeline.ledger import ClipCount, Ledger
 from pipeline.run_spec import RunSpec
 from pipeline.settings import DEFAULT_NEGATIVE_PROMPT, Settings, load_settings
+from pipeline.valid_row import ValidRow
 from tests.run_files import write_marker
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -111,7 +112,7 @@ def lanes(folder, requests, overrides=()):
     layout = find_layout(files)
     lanes = Lanes(files, layout, settings, read_capabilities(files, layout))
     for request in requests:
-        lanes.add(request)
+        lanes.add(ValidRow.of(1, request))
     return lanes.works()
 
 

@@ -15,6 +15,7 @@ from pipeline.graph import LaneGraph
 from pipeline.patience import Patience
 from pipeline.pools import LanePlan, Pool
 from pipeline.supervision import LaneWatch
+from pipeline.valid_row import ValidRow
 from pipeline.worklist import Worklist
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the cluster's workers cannot import tests
@@ -46,7 +47,7 @@ def test_a_full_object_store_costs_time_alone():
         try:
             worklist = Worklist()
             for number in range(NUM_ROWS):
-                worklist.add(number, ClipRequest(id=f"c{number}", prompt="x", language="en"))
+                worklist.add(ValidRow.of(number, ClipRequest(id=f"c{number}", prompt="x", language="en")))
             pools = (Pool("conditioning", 2, 0.5, 0), Pool("decoding", 1, 0.5, 0))
             stages = {"conditioning": (Swelling, {}), "decoding": (Slow, {})}
             # In phases all rows wait between the stages: four times what the store holds.

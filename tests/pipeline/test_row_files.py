@@ -5,7 +5,7 @@ import tracemalloc
 import pytest
 
 from actors.limits import MAX_ROW_BYTES
-from pipeline.row_files import BadLine, limited_lines, read_json_lines
+from pipeline.row_files import BadLine, limited_lines, parse_row, read_json_lines
 
 
 class Repeated(io.RawIOBase):
@@ -26,7 +26,7 @@ class Repeated(io.RawIOBase):
 
 
 def read(data: bytes):
-    return list(read_json_lines(io.BytesIO(data)))
+    return [(number, parse_row(row)) for number, row in read_json_lines(io.BytesIO(data))]
 
 
 def test_rows_have_the_numbers_of_their_lines():
@@ -63,11 +63,11 @@ def test_a_line_without_end_takes_no_memory():
     file = io.BufferedReader(Repeated(b"x", 50_000_000, b'\n{"a": 1}\n'))
     tracemalloc.start()
     try:
-        (number, bad), last = read_json_lines(file)
+        (number, bad), (last_number, last) = read_json_lines(file)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (number, bad.text, last) == (1, "x" * 1000, (2, {"a": 1}))
+    assert (number, bad.text, last_number, parse_row(last)) == (1, "x" * 1000, 2, {"a": 1})
     assert bad.reason == "must be at most 1,048,576 bytes long"
     assert peak < 5 * MAX_ROW_BYTES
 

@@ -8,6 +8,7 @@ from pipeline import dead_letters as module
 from pipeline.dead_letters import DeadLetters
 from pipeline.manifest import ManifestRow
 from pipeline.run_result import RunResult
+from pipeline.valid_row import ValidRow
 from pipeline.worklist import Status
 
 VALUES = {"id": "a", "prompt": "x", "language": "en", "seconds": 3.0, "metadata": {"k": [1, None]}}
@@ -18,7 +19,7 @@ def result():
     result = RunResult()
     for line, clip_id in enumerate("abc", start=1):
         result.counts.num_rows += 1
-        result.worklist.add(line, ClipRequest.model_validate({**VALUES, "id": clip_id}))
+        result.worklist.add(ValidRow.of(line, ClipRequest.model_validate({**VALUES, "id": clip_id})))
     return result
 
 

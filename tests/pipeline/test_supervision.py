@@ -18,6 +18,7 @@ from pipeline.graph import LaneGraph
 from pipeline.patience import Patience
 from pipeline.pools import LanePlan, Pool
 from pipeline.supervision import LaneWatch, StartError
+from pipeline.valid_row import ValidRow
 from pipeline.worklist import Worklist
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the cluster's workers cannot import tests
@@ -63,7 +64,7 @@ class Lane:
         pools = [Pool("conditioning", 2, 0.5, 0), Pool("decoding", 1, 0.5, second_gpus)]
         worklist = Worklist()
         for line, clip_id in enumerate(ids):
-            worklist.add(line, ClipRequest(id=clip_id, prompt="x", language="en"))
+            worklist.add(ValidRow.of(line, ClipRequest(id=clip_id, prompt="x", language="en")))
         self.chunks = list(worklist.chunks("256p"))
         self.deaths = []
         graph = LaneGraph("test", LanePlan(pools, is_phased), stages, max_attempts=3)

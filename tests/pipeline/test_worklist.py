@@ -2,6 +2,7 @@ import pytest
 
 from actors.request import ClipRequest
 from pipeline import worklist as module
+from pipeline.valid_row import ValidRow
 from pipeline.worklist import Status, Worklist, unpack_rows
 
 
@@ -21,7 +22,7 @@ def worklist(small_chunks):
     for number in range(8):
         status = {1: Status.SKIPPED, 5: Status.FAILED}.get(number, Status.TODO)
         resolution = "540p" if number % 2 else "256p"
-        rows.add(10 + number, request(f"c{number}", resolution=resolution, seconds=2), status)
+        rows.add(ValidRow.of(10 + number, request(f"c{number}", resolution=resolution, seconds=2)), status)
     return rows
 
 
