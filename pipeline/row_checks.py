@@ -5,22 +5,25 @@ Validating takes nearly all of the time that a driver spends on a manifest befor
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from pipeline.helper_process import begin_to_help
 from pipeline.manifest import SUFFIXES, ManifestRow, RowValidator
 from pipeline.row_files import RawRow, read_raw_rows
 from pipeline.valid_row import ValidRow
 
 if TYPE_CHECKING:
     from actors.fingerprint import LaneFingerprint  # which imports torch, and helpers are soon there without
+
+logger = logging.getLogger(__name__)
 
 LaneFingerprints = Mapping[tuple[str, bool], "LaneFingerprint"]
 """By resolution, and whether there is a reference image."""
@@ -29,18 +32,17 @@ CheckedRow = ValidRow | ManifestRow
 """What a row has become; a `ManifestRow` where it is not valid."""
 
 _ROWS_PER_BATCH = 500
-_BYTES_PER_BATCH = 8 * 2**20
+_BYTES_PER_BATCH = 4 * 2**20
 _BATCHES_ALONE = 40
-"""In the time in which this process checks so many others are not even started."""
+"""In the time in which this process checks so many others are hardly started."""
 _MAX_HELPERS = 4
-"""A fifth would wait: this process reads the file, and takes what they have done, at four times their speed."""
-_AHEAD_PER_HELPER = 3
+"""A fifth would wait: this process reads the file and takes what they have done."""
 
 
 def checked_rows(
     url: str, validator: RowValidator, lanes: LaneFingerprints
 ) -> Generator[tuple[NumberedRow, CheckedRow]]:
-    """Read a manifest and check each row for itself; of a large one no more than some blocks are in memory.
+    """Read a manifest and check each row for itself; of a large one no more than some batches are in memory.
 
     Args:
         url: see `pipeline.manifest.read_manifest`.
@@ -54,49 +56,21 @@ def checked_rows(
         RowFileError: if the file cannot be read, now or further on, or has another suffix.
     """
     batches = _batches(read_raw_rows(url, "manifest", SUFFIXES))
-    num_helpers = min(os.cpu_count() or 1, _MAX_HELPERS)
-    for batch in islice(batches, None if num_helpers == 1 else _BATCHES_ALONE):
-        yield from zip(batch, _check(validator, lanes, batch), strict=True)
-    # Not forked: this process has threads of the store's client and of the output's lock.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_helpers, context, begin_to_help)  # which starts them when there is something to do
-    waiting: deque[tuple[list[NumberedRow], Future[list[CheckedRow]] | None]] = deque()
-
-    def next_checked() -> Iterator[tuple[NumberedRow, CheckedRow]]:
-        batch, future = waiting.popleft()
-        checked = None
-        with suppress(BrokenExecutor):  # a helper was killed, which takes the others with it
-            checked = None if future is None else future.result()
-        return zip(batch, _check(validator, lanes, batch) if checked is None else checked, strict=True)
-
+    for batch in islice(batches, _BATCHES_ALONE):
+        yield from zip(batch, check(validator, lanes, batch), strict=True)
+    if (first := next(batches, None)) is None:
+        return
+    helpers = [_Helper(validator) for _ in range(_num_helpers())]
     try:
-        for batch in batches:
-            future = None
-            with suppress(BrokenExecutor):
-                future = pool.submit(_check, validator, dict(lanes), batch)
-            waiting.append((batch, future))
-            if len(waiting) > _AHEAD_PER_HELPER * num_helpers:
-                yield from next_checked()
-        while waiting:
-            yield from next_checked()
+        for batch, checked in _checked_by(helpers, chain([first], batches), lanes):
+            yield from zip(batch, checked or check(validator, lanes, batch), strict=True)
     finally:
-        pool.shutdown(cancel_futures=True)
+        for helper in helpers:
+            helper.end()
 
 
-def _batches(rows: Iterator[NumberedRow]) -> Iterator[list[NumberedRow]]:
-    batch: list[NumberedRow] = []
-    num_bytes = 0
-    for row in rows:
-        batch.append(row)
-        num_bytes += len(row[1]) if isinstance(row[1], bytes) else 0
-        if len(batch) == _ROWS_PER_BATCH or num_bytes > _BYTES_PER_BATCH:
-            yield batch
-            batch, num_bytes = [], 0
-    if batch:
-        yield batch
-
-
-def _check(validator: RowValidator, lanes: LaneFingerprints, batch: Sequence[NumberedRow]) -> list[CheckedRow]:
+def check(validator: RowValidator, lanes: LaneFingerprints, batch: Sequence[NumberedRow]) -> list[CheckedRow]:
+    """What becomes of rows, each for itself."""
     return [_check_one(validator, lanes, *row) for row in batch]
 
 
@@ -105,3 +79,105 @@ def _check_one(validator: RowValidator, lanes: LaneFingerprints, line: int, raw:
     if row.request is None:
         return row
     return ValidRow.of(line, row.request, lanes.get((row.request.resolution, row.request.image is not None)))
+
+
+def _num_helpers() -> int:
+    """As many as this process may use cores; one alone would only take turns with it."""
+    try:
+        num_cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        num_cores = os.cpu_count() or 1
+    return 0 if num_cores == 1 else min(num_cores, _MAX_HELPERS)
+
+
+def _batches(rows: Iterator[NumberedRow]) -> Iterator[list[NumberedRow]]:
+    batch: list[NumberedRow] = []
+    num_bytes = 0
+    for row in rows:
+        batch.append(row)
+        num_bytes += _num_bytes(row[1])
+        if len(batch) == _ROWS_PER_BATCH or num_bytes > _BYTES_PER_BATCH:
+            yield batch
+            batch, num_bytes = [], 0
+    if batch:
+        yield batch
+
+
+def _num_bytes(raw: RawRow) -> int:
+    """About; of a structure out of Parquet, of which a thousand are in memory anyway, less than it has."""
+    if isinstance(raw, bytes):
+        return len(raw)
+    return sum(len(value) for value in raw.values() if isinstance(value, str)) if isinstance(raw, dict) else 0
+
+
+def _checked_by(
+    helpers: Sequence[_Helper], batches: Iterator[list[NumberedRow]], lanes: LaneFingerprints
+) -> Iterator[tuple[list[NumberedRow], list[CheckedRow] | None]]:
+    """Batches in their order and what helpers made of them, each of which has one at a time; None: nobody helped."""
+    waiting: deque[tuple[_Helper, list[NumberedRow]]] = deque()
+    for helper, batch in zip(helpers, batches, strict=False):
+        helper.give(lanes, batch)
+        waiting.append((helper, batch))
+    while waiting:
+        helper, batch = waiting.popleft()
+        checked = helper.take()
+        if (another := next(batches, None)) is not None:
+            helper.give(lanes, another)
+            waiting.append((helper, another))
+        yield batch, checked
+    yield from ((batch, None) for batch in batches)
+
+
+class _Helper:
+    """A process that checks batches; where it cannot be started, or has died, it checks none.
+
+    Its own end of the pipe is closed here, so that its death shows, and that of this process shows there. It is in a
+    process group of its own: Ctrl-C is for the driver.
+    """
+
+    def __init__(self, validator: RowValidator):
+        self._validator = validator
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        try:
+            self._connection, theirs = multiprocessing.Pipe()
+            with theirs:
+                number = theirs.fileno()
+                command = [sys.executable, "-m", "pipeline.row_helper", str(number)]
+                self._process = subprocess.Popen(command, pass_fds=[number], process_group=0)
+        except OSError as error:
+            self._give_up(error)
+
+    def give(self, lanes: LaneFingerprints, batch: list[NumberedRow]) -> None:
+        """Have a batch checked, when the one before has been taken."""
+        if self._connection is not None:
+            try:
+                self._connection.send((self._validator, dict(lanes), batch))
+            except OSError as error:
+                self._give_up(error)
+
+    def take(self) -> list[CheckedRow] | None:
+        """What has become of the batch given; None where nobody has checked it."""
+        if self._connection is None:
+            return None
+        try:
+            checked: list[CheckedRow] = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._give_up(error)
+            return None
+        return checked
+
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._connection is not None:
+            self._connection.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _give_up(self, error: Exception) -> None:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        logger.warning("a process that helps to read the manifest is gone, another does its part (%s)", reason)
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

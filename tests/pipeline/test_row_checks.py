@@ -1,8 +1,8 @@
 import gzip
 import json
-import os
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -37,11 +37,12 @@ def soon(monkeypatch):
     """Helpers begin after a few rows, and there are two, whatever the machine has."""
     monkeypatch.setattr(row_checks, "_ROWS_PER_BATCH", 50)
     monkeypatch.setattr(row_checks, "_BATCHES_ALONE", 2)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(row_checks, "_num_helpers", lambda: 2)
 
 
-def helpers():
-    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+def helpers(pid=None):
+    children = psutil.Process(pid).children()
+    return [child for child in children if "pipeline.row_helper" in child.cmdline()]
 
 
 @pytest.mark.usefixtures("soon")
@@ -55,7 +56,7 @@ def test_helpers_find_what_one_process_finds_in_the_same_order(manifest, monkeyp
         most_helpers = max(most_helpers, len(helpers())) if len(found) % 100 == 0 else most_helpers
     assert most_helpers == 2
     assert helpers() == []
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(row_checks, "_num_helpers", lambda: 0)
     lanes = {("256p", False): LANE, ("540p", False): LANE}
     alone = list(checked_rows(manifest, RowValidator(manifest), lanes))
     assert [numbered for numbered, _ in found] == [numbered for numbered, _ in alone]
@@ -80,15 +81,32 @@ def test_a_valid_row_is_what_its_request_says_and_others_say_what_is_wrong(manif
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.timeout(120)
-def test_without_its_helpers_the_process_goes_on_alone(manifest):
+def test_without_its_helpers_the_process_goes_on_alone(tmp_path, caplog):
+    """They are killed while they write: what has become of a batch is more than a pipe holds."""
+    path, long = tmp_path / "m.jsonl", "long " * 3000
+    rows = [{"id": f"c{number}", "prompt": f"{long}{number}", "language": "en"} for number in range(600)]
+    path.write_text("".join(json.dumps(values) + "\n" for values in rows))
     found = []
-    for _, checked in checked_rows(manifest, RowValidator(manifest), {}):
-        found.append(checked)
-        if len(found) == 200:
+    for _, checked in checked_rows(str(path), RowValidator(str(path)), {}):
+        found.append(checked.id)
+        if len(found) == 300:
             for helper in helpers():
+                while helper.status() != psutil.STATUS_SLEEPING:
+                    time.sleep(0.05)
                 helper.kill()
-    expected = [checked for _, checked in checked_rows(manifest, RowValidator(manifest), {})]
-    assert found == expected
+    assert found == [values["id"] for values in rows]
+    assert "got end of file during message" in caplog.text
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.timeout(120)
+def test_where_no_process_can_be_started_there_is_no_help(manifest, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    assert len(list(checked_rows(manifest, RowValidator(manifest), {}))) == NUM_ROWS
+    assert "Resource temporarily unavailable" in caplog.text
 
 
 @pytest.mark.usefixtures("soon")
@@ -103,26 +121,31 @@ def test_a_file_that_ends_too_soon_is_told_of_and_no_helper_stays(tmp_path):
 
 
 _READER = """
-import os, sys
+import sys
 from pipeline import row_checks
 from pipeline.manifest import RowValidator
-row_checks._ROWS_PER_BATCH, row_checks._BATCHES_ALONE, os.cpu_count = 50, 2, lambda: 2
-if __name__ == "__main__":
-    for number, _ in enumerate(row_checks.checked_rows(sys.argv[1], RowValidator(sys.argv[1]), {})):
-        if number == 300:
-            print("reading", flush=True)
-            input()
+row_checks._ROWS_PER_BATCH, row_checks._BATCHES_ALONE, row_checks._num_helpers = 50, 2, lambda: 2
+for number, _ in enumerate(row_checks.checked_rows(sys.argv[1], RowValidator(sys.argv[1]), {})):
+    if number == 300:
+        print("reading", flush=True)
+        input()
 """
 
 
 @pytest.mark.timeout(120)
-def test_helpers_end_with_a_driver_that_is_killed(manifest, tmp_path):
-    (tmp_path / "reader.py").write_text(_READER)
-    command = [sys.executable, str(tmp_path / "reader.py"), manifest]
+def test_helpers_end_with_a_driver_that_is_killed(manifest):
+    command = [sys.executable, "-c", _READER, manifest]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
         assert reader.stdout.readline() == "reading\n"
-        children = psutil.Process(reader.pid).children()
-        assert len([child for child in children if "spawn_main" in " ".join(child.cmdline())]) == 2
+        children = helpers(reader.pid)
+        assert len(children) == 2
         reader.kill()
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
+
+
+def test_a_short_manifest_starts_no_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_checks, "_Helper", None)
+    path = tmp_path / "m.jsonl"
+    path.write_text(row(0) + "\n")
+    assert [checked.id for _, checked in checked_rows(str(path), RowValidator(str(path)), {})] == ["c0"]
