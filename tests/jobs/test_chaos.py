@@ -20,9 +20,9 @@ def test_a_run_that_is_broken_again_and_again_makes_the_same_clips(tmp_path):
         "-m",
         "jobs.chaos",
         "--rows",
-        "6",
+        "8",
         "--kills",
-        "2",
+        "3",
         "--logs",
         str(tmp_path),
         "--seed",
@@ -32,8 +32,8 @@ def test_a_run_that_is_broken_again_and_again_makes_the_same_clips(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=880, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     printed = done.stdout
-    assert "clips 5, dead letters 1" in printed
-    assert re.search(r"^blows 2: ", printed, re.MULTILINE)
+    assert "clips 7, dead letters 1" in printed
+    assert re.search(r"^blows 3: ", printed, re.MULTILINE)
     failed = int(re.search(r"failed on purpose (\d+)", printed)[1])
     assert failed > 3, "a tenth of the calls"
 

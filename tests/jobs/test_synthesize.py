@@ -44,7 +44,7 @@ def made(cluster, tmp_path_factory):
     """The first partition, all of it again, and the next partition."""
     output = tmp_path_factory.mktemp("dataset")
     arguments = ["--recipe", str(EXAMPLE), "--output", str(output), "--checkpoint", str(MINI)]
-    arguments += ["--address", cluster.address, "--shard-mb", "1", "--set", "sampling.distill_steps=2"]
+    arguments += ["--address", cluster.address, "--shard-mb", "1"]
     first = said([*arguments, "--partition", FIRST])
     stamps = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}
     again = said([*arguments, "--partition", FIRST])
