@@ -7,7 +7,7 @@ DEMO_OUT := out/demo
 
 RESULTS := benchmarks/results
 
-.PHONY: demo test test-with-ray test-without-ray soak screenshots lint format audit bench bench-pipeline bench-driver bench-gpu api setup setup-dev clean
+.PHONY: demo test test-slow test-with-ray test-without-ray soak screenshots lint format audit bench bench-pipeline bench-driver bench-gpu api setup setup-dev clean
 
 setup: $(VENV)/.installed
 setup-dev: $(VENV)/.installed-dev
@@ -33,14 +33,20 @@ demo: setup
 test: setup-dev
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync test-with-ray test-without-ray
 
+# What `make test` leaves out and .ci/run does not: tests that take longer than some seconds each.
+test-slow: setup-dev
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync CHOSEN=slow test-with-ray test-without-ray
+
+CHOSEN := not slow
+
 # With the fault handler, so that a crash of a library says where, even after pytest's own has gone.
 test-with-ray:
-	@$(BIN)/python -X faulthandler -m pytest --durations=12 -m "ray and not soak"
+	@$(BIN)/python -X faulthandler -m pytest --durations=12 -m "ray and $(CHOSEN) and not soak"
 
 test-without-ray:
-	@$(BIN)/python -X faulthandler -m pytest --durations=12 -m "not ray and not soak"
+	@$(BIN)/python -X faulthandler -m pytest --durations=12 -m "not ray and $(CHOSEN) and not soak"
 
-# What `make test` leaves out because it takes long, then runs under fifty blows each. Hours on two cores.
+# What CI leaves out, too, because it takes minutes, then runs under fifty blows each. Hours on two cores.
 soak: setup-dev
 	@$(BIN)/python -X faulthandler -m pytest -m soak
 	@for seed in 1 2 3; do $(BIN)/python -m jobs.chaos --rows 200 --kills 50 --seed $$seed || exit 1; done

@@ -27,7 +27,7 @@ class StageCounts:
 
     Attributes:
         in_flight: stage to clips in it.
-        passed: stage to clips that left it healthy.
+        passed: stage to clips that left it healthy; one counts again if its worker died before Ray had it.
         failed: stage to clips that failed in it.
         seconds: stage to seconds of all clips that left it healthy, waiting for each other included.
         start_failures: stage of which no actor could start to the reason.

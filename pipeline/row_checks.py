@@ -37,6 +37,10 @@ _BATCHES_ALONE = 40
 """In the time in which this process checks so many others are hardly started."""
 _MAX_HELPERS = 4
 """A fifth would wait: this process reads the file and takes what they have done."""
+# Modules come from where this process has them, not from a folder of the same name that it happens to be in.
+_HELPER = (
+    "import sys; number, *sys.path = sys.argv[1:]; from pipeline.row_helper import help_with; help_with(int(number))"
+)
 
 
 def checked_rows(
@@ -143,7 +147,7 @@ class _Helper:
             self._connection, theirs = multiprocessing.Pipe()
             with theirs:
                 number = theirs.fileno()
-                command = [sys.executable, "-m", "pipeline.row_helper", str(number)]
+                command = [sys.executable, "-c", _HELPER, str(number), *sys.path]
                 self._process = subprocess.Popen(command, pass_fds=[number], process_group=0)
         except OSError as error:
             self._give_up(error)

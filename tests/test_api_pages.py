@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("actors", "jobs", "model", "pipeline")
 
 
+@pytest.mark.slow
 def test_pages_have_every_module_and_what_its_docstrings_say(tmp_path):
     (line,) = [line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "/pdoc " in line]
     command = shlex.split(line.strip().lstrip("@"))

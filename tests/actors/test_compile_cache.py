@@ -36,6 +36,7 @@ def compiled(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_a_second_node_takes_the_graph_from_the_store(tmp_path, s3_bucket, compiled):
     url = f"{s3_bucket}/graphs"
     results = [tripled(SharedCompileCache(str(tmp_path / node), url)) for node in ("first", "second", "second")]
@@ -95,6 +96,7 @@ def test_a_graph_that_cannot_be_kept_runs_all_the_same(tmp_path, compiled, caplo
     assert "the compiled graph stays on this node: cannot write" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"no zip file", None], ids=["cut off", "another torch's"])
 def test_a_damaged_graph_in_the_store_is_replaced(tmp_path, s3_bucket, compiled, content):
     tripled(SharedCompileCache(str(tmp_path / "first"), s3_bucket))

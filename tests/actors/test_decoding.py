@@ -56,6 +56,7 @@ def mp4_of(row):
     return unpack(row["payload"])["mp4"].numpy().tobytes()
 
 
+@pytest.mark.slow
 def test_the_same_latents_give_the_same_media_every_time(decoding):
     # x264 with AVX-512 gave different files here; two clips in turn and two at once stir the memory.
     rows = [latent_row(0), latent_row(1)]
@@ -70,6 +71,7 @@ def test_the_same_latents_give_the_same_media_every_time(decoding):
     assert hashes[0][0] != hashes[1][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_latents", "num_frames"), [(2, 5), (2, 4), (9, 33), (20, 75)])
 def test_surplus_frames_and_sound_are_cut(decoding, num_latents, num_frames):
     row = decoding(latent_row(0, num_latents, num_frames))
@@ -79,6 +81,7 @@ def test_surplus_frames_and_sound_are_cut(decoding, num_latents, num_frames):
     assert facts.audio_s == pytest.approx(num_frames / 25, abs=0.04)
 
 
+@pytest.mark.slow
 def test_a_clip_is_what_the_parts_make_one_after_the_other(decoding):
     row = latent_row(3, 16, 61)
     tensors = unpack(row["payload"])
@@ -96,6 +99,7 @@ def test_a_clip_is_what_the_parts_make_one_after_the_other(decoding):
     assert tensors["poster"].numpy().tobytes() == poster
 
 
+@pytest.mark.slow
 def test_sound_that_is_no_number_fails_the_row_and_leaves_no_thread(decoding):
     row = latent_row(0, 16, 61)
     tensors = unpack(row["payload"])

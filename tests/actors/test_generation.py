@@ -106,6 +106,7 @@ def count_forwards(module):
     return calls, hook
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seconds", "num_windows", "frames", "num_latents"),
     [
@@ -143,6 +144,7 @@ def test_base_generation_keeps_a_recording_of_several_windows(conditioning, base
     assert torch.isfinite(tensors["video"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("resolution", "limit"), [("256p", 60), ("540p", 60), ("1080p", 15)])
 def test_a_recording_over_the_limit_of_its_resolution_is_cut_only_if_seconds_says_so(
     conditioning, tmp_path, resolution, limit
@@ -167,6 +169,7 @@ def small_source(tmp_path_factory):
     return CheckpointSource(str(folder), "unused")
 
 
+@pytest.mark.slow
 def test_every_stage_takes_sizes_and_the_default_length_from_the_checkpoint(small_source, picture):
     conditioning = Conditioning(Compute(), small_source, reads_audio=False)
     row = conditioning(fresh(image=picture, resolution="540p", seconds=None))
@@ -183,6 +186,7 @@ def test_every_stage_takes_sizes_and_the_default_length_from_the_checkpoint(smal
     assert (facts.width, facts.height) == (192, 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recorded", "asked", "reason"),
     [
@@ -319,6 +323,7 @@ def test_clips_that_wait_are_denoised_together_and_come_out_as_alone(source, con
         torch.testing.assert_close(video, video_of(alone(row)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_compiled_actors_make_the_same_clip(source, conditioning, tmp_path):
     plain = BaseGeneration(Compute(precision="fp32"), source, DistilledSampling(num_steps=2))
     compute = Compute(precision="fp32", compiler="torch", compile_cache=SharedCompileCache(str(tmp_path)))

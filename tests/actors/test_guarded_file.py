@@ -32,7 +32,7 @@ def ceph_bucket(s3_endpoint):
         yield endpoint, "s3://ceph-bucket"
 
 
-@pytest.fixture(params=["local", "s3", "ceph", "memory"])
+@pytest.fixture(params=["local", "s3", pytest.param("ceph", marks=pytest.mark.slow), "memory"])
 def folder(request, tmp_path, monkeypatch):
     monkeypatch.setattr(guarded_file_module, "_SETTLE_S", 0.05)
     if request.param == "local":

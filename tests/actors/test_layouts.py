@@ -63,6 +63,7 @@ def expected(tiny, request_json):
     return latents_and_decoders(CheckpointSource(str(tiny), "unused"), request_json)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_layout_gives_the_latents_of_the_others(tiny, tmp_path, request_json, expected, layout):
     LAYOUTS[layout](tiny, tmp_path / layout)
@@ -72,6 +73,7 @@ def test_a_layout_gives_the_latents_of_the_others(tiny, tmp_path, request_json, 
     assert layout_found.video_decoder == ("wan_vae" if layout.startswith("one_folder") else "turbo_vae")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["release_packed", "one_folder_of_diffusers"])
 def test_a_bucket_gives_the_same_and_only_what_is_needed_is_copied(
     tiny, tmp_path, s3_bucket, request_json, expected, layout

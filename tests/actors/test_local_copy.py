@@ -110,6 +110,7 @@ def test_two_processes_of_a_node_share_one_download(s3_bucket, tmp_path):
     assert files_below(ready[0]) == data
 
 
+@pytest.mark.slow
 def test_a_killed_download_goes_on_where_it_stopped(s3_bucket, tmp_path):
     url = join(s3_bucket, "m")
     data = {"a-small": os.urandom(100_000), "b-large": os.urandom(90_000_000), "c-last": os.urandom(1000)}

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from actors import local_copy as module
 from actors import storage_faults
 from actors.local_copy import local_copy
@@ -10,6 +12,7 @@ from actors.storage_faults import Patience
 from tests.s3 import in_front_of
 
 
+@pytest.mark.slow
 def test_a_download_goes_on_where_a_tenth_of_all_calls_fails(s3_endpoint, s3_bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(storage_faults, "PATIENCE", Patience(first_wait_s=0.05, longest_wait_s=0.4, answer_s=1.0))

@@ -109,6 +109,7 @@ def test_a_changed_byte_breaks_the_signature(authority, signed, place):
     assert failures
 
 
+@pytest.mark.slow
 def test_no_byte_of_index_and_media_can_be_changed(authority, signed):
     places = range(signed.index(b"moov") - 4, len(signed), 41)
     assert len(places) > 500
@@ -289,6 +290,7 @@ def test_a_timestamp_is_asked_for_and_waited_for(authority, timestamp_authority,
     assert refused(credentials).startswith(f"setting provenance.timestamp_authority='{url}': ")
 
 
+@pytest.mark.slow
 def test_after_the_certificates_time_clips_hold_with_a_timestamp_alone(authority, timestamp_authority, clip, tmp_path):
     plain = authority.credentials(tmp_path, ends=timedelta(seconds=4))
     url = f"http://127.0.0.1:{timestamp_authority.server_port}/"

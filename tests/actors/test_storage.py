@@ -98,6 +98,7 @@ def test_what_others_write_is_seen_at_once(s3_bucket):
     assert list_sizes(join(s3_bucket, "clips"))["b"][0] == 2
 
 
+@pytest.mark.slow
 def test_a_listing_of_many_pages_is_complete(s3_bucket):
     fs = s3fs.S3FileSystem()
     names = [f"{number:05d}.json" for number in range(1103)]

@@ -75,6 +75,7 @@ def work(folder, number):
     remove(url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attempts", ["1", "3"])
 def test_a_tenth_of_all_calls_may_fail(store, s3_bucket, truth, monkeypatch, attempts):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", attempts)
@@ -90,6 +91,7 @@ def test_a_tenth_of_all_calls_may_fail(store, s3_bucket, truth, monkeypatch, att
         assert truth.read(join(folder, f"{number}.json")) == b"other" + str(number).encode() * 1000
 
 
+@pytest.mark.slow
 def test_nobody_sees_a_part_of_a_file(store, s3_bucket, truth):
     url = join(s3_bucket, "run.json")
     versions = [bytes([letter]) * 400_000 for letter in b"abcdef"]
@@ -112,6 +114,7 @@ def test_nobody_sees_a_part_of_a_file(store, s3_bucket, truth):
     assert all(content in versions for content in seen)
 
 
+@pytest.mark.slow
 def test_a_large_file_goes_in_parts_and_is_whole(store, s3_bucket, truth, monkeypatch):
     monkeypatch.setattr(storage_faults, "PATIENCE", replace(FAST, answer_s=15.0))
     url, data = join(s3_bucket, "large"), bytes(101 * 2**20)
@@ -122,6 +125,7 @@ def test_a_large_file_goes_in_parts_and_is_whole(store, s3_bucket, truth, monkey
     assert store.counts["lost_answer"] == 1, store.counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [*PASSING_FAULTS, "gone"])
 def test_a_store_that_is_down_is_one_line_in_time(store, s3_bucket, monkeypatch, caplog, fault):
     monkeypatch.setattr(storage_faults, "PATIENCE", BRIEF)
@@ -155,6 +159,7 @@ def test_a_store_that_is_down_is_one_line_in_time(store, s3_bucket, monkeypatch,
                 assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 
 
+@pytest.mark.slow
 def test_credentials_that_expire_and_are_accepted_again(store, s3_bucket, truth):
     folder = join(s3_bucket, "out")
     write_atomically(join(folder, "big"), BIG)
@@ -172,6 +177,7 @@ def test_credentials_that_expire_and_are_accepted_again(store, s3_bucket, truth)
     assert store.counts["expired_token"] >= 8
 
 
+@pytest.mark.slow
 def test_fresh_credentials_are_looked_for(store, s3_bucket, truth, tmp_path, monkeypatch):
     def write_credentials(key):
         content = f"[default]\naws_access_key_id = {key}\naws_secret_access_key = x\n"
@@ -192,6 +198,7 @@ def test_fresh_credentials_are_looked_for(store, s3_bucket, truth, tmp_path, mon
     assert store.counts["expired_token"] >= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_passed", range(3))
 @pytest.mark.parametrize("num_expired", [1, 2])
 def test_credentials_that_expire_at_any_call_of_a_reading(store, s3_bucket, num_passed, num_expired):
@@ -206,6 +213,7 @@ def test_credentials_that_expire_at_any_call_of_a_reading(store, s3_bucket, num_
     assert store.counts["expired_token"] == num_expired
 
 
+@pytest.mark.slow
 def test_credentials_that_stay_expired_are_told_of(store, s3_bucket, monkeypatch):
     monkeypatch.setattr(storage_faults, "PATIENCE", replace(BRIEF, answer_s=5.0))
     url = join(s3_bucket, "a")

@@ -29,6 +29,7 @@ def test_the_releases_cost_is_that_of_the_model_card(resolution, petaflop, floor
     assert num_forwards * transformer_floor_s(config, layout, 0, RATES, "bf16") == pytest.approx(floor_s, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "windowed"])
 def test_operations_are_those_that_pytorch_counts(name):
     layout = SMALL.layout("1080p" if name == "windowed" else "256p")

@@ -59,6 +59,7 @@ def heads(data: bytes, how):
     return damage(data, (seed, kind, where**6))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_a_damaged_file(files):
     for name in files.sizes:
         assert require_sound_or_one_line(files, name)
@@ -74,6 +75,7 @@ def test_a_checkpoint_with_a_damaged_file(files):
     assert False in found
 
 
+@pytest.mark.slow
 def test_a_checkpoint_whose_configuration_says_anything(files):
     names = [name for name in files.sizes if name.endswith(".json")]
 

@@ -45,6 +45,7 @@ def require_requests_or_reasons(path):
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_hostile_rows_beside_a_good_one(tmp_path, suffix):
     path = tmp_path / f"m.{suffix}"

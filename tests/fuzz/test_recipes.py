@@ -47,6 +47,7 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("recipes") / "recipe.yaml"
 
 
+@pytest.mark.slow
 def test_any_recipe_is_followed_or_told_of(path):
     followed = 0
 

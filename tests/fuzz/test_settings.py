@@ -65,6 +65,7 @@ def test_any_override(text):
     require_settings_or_one_line(lambda: load_settings(None, [text]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ODD_YAML, ids=range(len(ODD_YAML)))
 def test_odd_files(tmp_path, text):
     (tmp_path / "s.yaml").write_bytes(text.encode())

@@ -145,6 +145,7 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
     return {path: (fact.st_size, fact.st_mtime_ns) for path, fact in facts.items() if not os.path.isdir(path)}
 
 
+@pytest.mark.slow
 def test_forty_evil_rows_and_two_good_ones(generate, private_server, tmp_path):
     port, asked = private_server
     folder, output = tmp_path / "set", tmp_path / "out"
@@ -178,6 +179,7 @@ def test_forty_evil_rows_and_two_good_ones(generate, private_server, tmp_path):
     assert (output / "index.html").stat().st_size < 1_000_000
 
 
+@pytest.mark.slow
 def test_mended_dead_letters_reach_what_their_manifest_reached(generate, tiny_checkpoint, tmp_path):
     """Fed back from the output's folder, their images lie elsewhere; another output knows nothing of them."""
     folder, output = tmp_path / "set", tmp_path / "out"

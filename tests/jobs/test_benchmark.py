@@ -10,6 +10,7 @@ from pipeline.costs import load_costs
 SHORT = ["--seconds", "0.3", "--clips", "2", "--set", "device=cpu", "--set", "sampling.distill_steps=2"]
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_what_the_plan_says(tiny_checkpoint, tmp_path, capsys, manifest):
     arguments = ["--checkpoint", tiny_checkpoint, "--output", str(tmp_path / "bench"), "--resolution", "256p", *SHORT]
     assert main(arguments) == 0

@@ -38,6 +38,7 @@ def test_a_full_size_checkpoint_is_looked_through_in_seconds(tmp_path, capsys):
     assert "from: text, text + image, text + audio, text + image + audio" in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_known(tiny_checkpoint, tmp_path, layout, capsys):
     LAYOUTS[layout](Path(tiny_checkpoint), tmp_path / layout)

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.usefixtures("espeak")
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_every_clip_of_the_demo_says_its_word_and_wears_its_colours(generate, tmp_path):
     manifest, checkpoint = ROOT / "examples/demo.jsonl", str(ROOT / "checkpoints/mini")
     status, printed, errors = generate(manifest, tmp_path / "out", "--checkpoint", checkpoint)

@@ -37,6 +37,7 @@ def read_report(folder: Path) -> tuple[dict, dict]:
     return json.loads((folder / "figures.json").read_text()), {row["id"]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_truth_scores_fully(tmp_path, capsys):
     for index in range(0, len(WORDS), 4):
         clip = clip_number(index)
@@ -69,6 +70,7 @@ def test_truth_scores_fully(tmp_path, capsys):
     assert "no frame was decoded" not in printed
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_caught(tmp_path, capsys):
     output, report = tmp_path / "run", tmp_path / "report"
     clips = [clip_number(index) for index in range(8)]
@@ -112,6 +114,7 @@ def test_what_is_wrong_is_caught(tmp_path, capsys):
     assert "1 of them unreadable" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_rows_outside_the_small_world_are_judged_by_length_and_whisper(tmp_path, s3_bucket, capsys):
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.1, 51_200).astype(np.float32)
@@ -156,6 +159,7 @@ def test_rows_outside_the_small_world_are_judged_by_length_and_whisper(tmp_path,
     assert figures["figures"]["fr"]["video_length_right"] == 0.5
 
 
+@pytest.mark.slow
 def test_without_espeak_words_are_left_out(tmp_path):
     clip = clip_number(0)
     commit(str(tmp_path), clip.request(), *rendered(clip))
@@ -170,6 +174,7 @@ def test_without_espeak_words_are_left_out(tmp_path):
     assert rows[clip.id]["colours_right"]
 
 
+@pytest.mark.slow
 def test_super_resolution_is_compared_with_enlarging(tmp_path, tiny_checkpoint, capsys):
     arguments = ["--super-resolution", "--checkpoint", tiny_checkpoint, "--num-clips", "2", "--report", str(tmp_path)]
     assert main([*arguments, "--set", "sampling.sr_steps=2"]) == 0

@@ -118,6 +118,7 @@ def test_told_to_go_it_ends_in_order_and_the_same_command_continues(mixed_run, g
         assert len(hashes) == 1, "as of an undisturbed run"
 
 
+@pytest.mark.slow
 def test_an_output_that_takes_no_more_ends_the_run_and_keeps_what_is_done(
     generate, manifest, s3_endpoint, s3_bucket, tmp_path
 ):

@@ -64,6 +64,7 @@ def table(output):
     return pq.read_table(output / "scenes.parquet").to_pylist()
 
 
+@pytest.mark.slow
 def test_every_good_line_is_a_clip_with_subtitles(localized):
     assert localized.status == 3, localized.printed
     rows = [row for row in table(localized.output) if row["scene"] in ("welcome", "morning", "thanks") and row["clip"]]
@@ -81,6 +82,7 @@ def test_every_good_line_is_a_clip_with_subtitles(localized):
             assert (cue.start, cue.end) == (0, pytest.approx(1000 * facts.video_s, abs=1))
 
 
+@pytest.mark.slow
 def test_each_bad_line_says_what_to_change_and_the_rest_of_its_scene_is_made(localized):
     rejected = [json.loads(line) for line in (localized.output / "rejected.jsonl").read_text().splitlines()]
     told = {(row["scene"], row["language"]): f"{row['field']} {row['reason']}" for row in rejected}
@@ -98,6 +100,7 @@ def test_each_bad_line_says_what_to_change_and_the_rest_of_its_scene_is_made(loc
     assert f"{len(rejected)} rejected" in localized.printed
 
 
+@pytest.mark.slow
 def test_the_page_links_what_is_there(localized):
     page = (localized.output / "campaign.html").read_text()
     links = set(re.findall(r'(?:href|src|data-src)="([^"#]+)"', page)) - {"data:,"}
@@ -109,6 +112,7 @@ def test_the_page_links_what_is_there(localized):
     assert "id is used already in row 2;" in page
 
 
+@pytest.mark.slow
 def test_again_nothing_is_made_and_a_part_can_be_asked_for(localized, cluster, capsys):
     before = {path: path.stat().st_mtime_ns for path in localized.output.glob("clips/*.mp4")}
     whole = table(localized.output)
@@ -119,6 +123,7 @@ def test_again_nothing_is_made_and_a_part_can_be_asked_for(localized, cluster, c
     assert table(localized.output) == whole, "what was not asked for is still told of"
 
 
+@pytest.mark.slow
 def test_only_what_failed_is_tried_again_when_asked(localized, cluster, tmp_path, capsys):
     """One clip failed in the last run, and another was lost since: only the first is made."""
     output = tmp_path / "out"
@@ -163,6 +168,7 @@ def test_wrong_usage_is_one_line(campaign, tmp_path, capsys, more, error):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_prompts_and_writes_nothing(campaign, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["--campaign", str(campaign), "--output", str(out), "--dry-run", "--limit", "2", "--price", "2.5"]

@@ -74,6 +74,7 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_submitted_job_uses_every_node_and_the_submitted_code(fleet, project, manifest, tiny_checkpoint, tmp_path):
     rows = [
         {"id": f"clip-{seed}", "prompt": "A person speaks.", "language": "en", "resolution": "540p", "seed": seed}
@@ -104,6 +105,7 @@ def test_a_submitted_job_uses_every_node_and_the_submitted_code(fleet, project, 
     assert {actor.pid for actor in on_gpus} <= importers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "reason", "status"),
     [

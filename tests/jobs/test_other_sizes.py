@@ -149,6 +149,7 @@ def test_rows_that_a_checkpoint_cannot_make_are_dead_letters_beside_clips(
     assert "3 made, 0 skipped, 6 dead-lettered" in printed
 
 
+@pytest.mark.slow
 def test_a_run_of_impossible_rows_ends_without_a_cluster(manifest, small_checkpoint, tmp_path, capsys):
     from jobs.generate import main
 

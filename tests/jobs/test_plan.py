@@ -28,6 +28,7 @@ def rows(**numbers):
     ]
 
 
+@pytest.mark.slow
 def test_every_lane_is_told_and_all_together(plan, manifest):
     status, out, _ = plan(manifest(rows(r256p=300, r540p=200, r1080p=100)), "--gpus", 64, "--price", 2.5)
     assert status == 0
@@ -39,6 +40,7 @@ def test_every_lane_is_told_and_all_together(plan, manifest):
     assert all(len(line.rstrip()) <= 100 for line in out.splitlines()[1:]), "narrow enough for any terminal"
 
 
+@pytest.mark.slow
 def test_the_figures_follow_from_each_other(plan, manifest):
     _, out, _ = plan(manifest(rows(r1080p=1000)), "--gpus", 8, "--gpu", "h200", "--price", 3, "--json")
     forecast = json.loads(out)
@@ -62,6 +64,7 @@ def test_the_figures_follow_from_each_other(plan, manifest):
     assert any("no figure is of H200" in note for note in forecast["notes"])
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_together_is_planned_in_phases(plan, manifest):
     path = manifest(rows(r1080p=5))
     _, out, _ = plan(path, "--gpus", 1)
@@ -92,6 +95,7 @@ def test_rows_that_would_be_dead_letters_are_counted_and_told(plan, manifest):
     assert "7 rows, 0 clips" in out
 
 
+@pytest.mark.slow
 def test_recordings_of_unknown_length_are_told(plan, manifest):
     audio = [{**CLIP, "id": f"a{n}", "audio": "a.wav"} for n in range(2)] + [
         {**CLIP, "id": "b", "audio": "a.wav", "seconds": 9}
@@ -107,6 +111,7 @@ def test_a_lane_is_planned_for_the_average_of_its_clips(plan, manifest):
     assert decoding == pytest.approx((9 * 0.4 + 0.8) / 10, abs=0.002)
 
 
+@pytest.mark.slow
 def test_mode_and_settings_count(plan, manifest):
     path = manifest(rows(r256p=10))
 

@@ -97,6 +97,7 @@ def test_a_text_encoder_has_tokens_for_the_phrases_of_clips_and_of_the_negative_
     assert negative.num_tokens <= 2 + sum(DEFAULT_NEGATIVE_PROMPT.count(mark) for mark in ",;")
 
 
+@pytest.mark.slow
 def test_a_text_encoder_is_finished_and_never_replaced(tmp_path, capsys):
     ClipShards(str(tmp_path / "clips"), seed=1, num_clips=30, clips_per_shard=30).write(0)
     arguments = ["text-encoder", "--clips", str(tmp_path / "clips"), "--output", str(tmp_path), "--width", "32"]
@@ -132,6 +133,7 @@ def test_what_would_fail_in_a_worker_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_manifest_asks_for_other_heads_and_has_their_pictures(tmp_path):
     assert main(["manifest", "--output", str(tmp_path), "--num-clips", "98", "--conditions", "image"]) == 0
     rows = list(read_manifest(str(tmp_path / "manifest.jsonl")))

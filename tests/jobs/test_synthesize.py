@@ -65,6 +65,7 @@ def index(made, partition=None):
     return pq.read_table(folder / f"{partition}.parquet" if partition else folder).to_pylist()
 
 
+@pytest.mark.slow
 def test_thirty_and_none_and_thirty(made):
     assert made.first[0] == 0, made.first[1]
     assert "30 made, 0 skipped" in made.first[1]
@@ -90,6 +91,7 @@ def test_a_part_is_made_and_then_the_rest(cluster, tmp_path):
     assert f"partition {FIRST} is in the dataset: 30 clips" in printed
 
 
+@pytest.mark.slow
 def test_no_content_is_there_twice_and_weights_hold_within_one_clip(made):
     recipe = read_recipe(str(EXAMPLE))
     contents = []
@@ -108,6 +110,7 @@ def test_no_content_is_there_twice_and_weights_hold_within_one_clip(made):
     assert len({row["seed"] for row in index(made)}) == 60
 
 
+@pytest.mark.slow
 def test_the_index_tells_of_every_clip_what_training_needs(made):
     for row in index(made):
         path = made.output / row["media"]
@@ -121,6 +124,7 @@ def test_the_index_tells_of_every_clip_what_training_needs(made):
         assert row["fingerprint"]
 
 
+@pytest.mark.slow
 def test_it_loads_with_pyarrow_and_ray_data(made, driver):
     table = pyarrow.dataset.dataset(made.output / "index").to_table()
     assert table.num_rows == 60
@@ -131,6 +135,7 @@ def test_it_loads_with_pyarrow_and_ray_data(made, driver):
     assert {row["language"] for row in clips.take_all()} == {"zh", "yue", "en", "ja", "ko", "de", "fr"}
 
 
+@pytest.mark.slow
 def test_it_loads_with_webdataset(made):
     rows = {row["id"]: row for row in index(made)}
     seen = {}
@@ -148,6 +153,7 @@ def test_it_loads_with_webdataset(made):
     assert seen.keys() == rows.keys()
 
 
+@pytest.mark.slow
 def test_the_card_tells_what_is_there(made):
     card = (made.output / "README.md").read_text(encoding="utf-8")
     front = yaml.safe_load(card.split("---")[1])
@@ -164,6 +170,7 @@ def test_the_card_tells_what_is_there(made):
         assert len(set(figure.convert("L").getdata())) > 10
 
 
+@pytest.mark.slow
 def test_code_of_the_card_runs_in_its_folder(made, driver, monkeypatch):
     monkeypatch.chdir(made.output)
     blocks = (made.output / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
@@ -174,6 +181,7 @@ def test_code_of_the_card_runs_in_its_folder(made, driver, monkeypatch):
     assert sum(1 for _ in names["samples"]) == 48
 
 
+@pytest.mark.slow
 def test_another_recipe_is_refused_for_a_drawn_partition(made, tmp_path, capsys):
     shutil.copytree(EXAMPLE.parent / "lines", tmp_path / "lines")
     changed = tmp_path / "recipe.yaml"
@@ -209,6 +217,7 @@ def test_what_failed_is_tried_again_when_asked(made, tmp_path):
     assert pq.read_table(output / "index" / f"{FIRST}.parquet").num_rows == 30
 
 
+@pytest.mark.slow
 def test_shards_of_a_finished_partition_are_made_in_another_size_without_a_clip(made, tmp_path):
     output = tmp_path / "dataset"
     shutil.copytree(made.output, output)

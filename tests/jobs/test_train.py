@@ -56,6 +56,7 @@ def data(tiny_checkpoint, espeak, tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_same_weights_and_what_is_done_is_kept(data, recipes, cluster, tmp_path, capsys):
     checkpoint, run = tmp_path / "checkpoint", tmp_path / "runs" / "base"
     command = [str(recipes / "base.yaml"), "--data", data.latents, "--runs", str(run.parent), "--num-workers", "2"]
@@ -170,6 +171,7 @@ def test_an_ablation_asks_for_what_draws_its_plot_before_anything_else(monkeypat
     assert capsys.readouterr().err == error
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_the_memory_of_a_gpu_at_full_size(capsys):
     recipe = str(RECIPES / "release" / "distillation.yaml")
     assert train([recipe, "--dry-run", "--num-workers", "64"]) == 0
@@ -180,6 +182,7 @@ def test_a_dry_run_tells_the_memory_of_a_gpu_at_full_size(capsys):
     assert told["total"] < 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "arguments", "message"),
     [

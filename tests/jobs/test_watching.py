@@ -61,6 +61,7 @@ def expressions():
     return [target["expr"] for panel in panels for target in panel.get("targets", [])]
 
 
+@pytest.mark.slow
 def test_everything_that_the_dashboard_shows_is_found_where_prometheus_looks(
     cluster, tiny_checkpoint, manifest, tmp_path, expressions
 ):

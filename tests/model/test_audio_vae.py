@@ -95,6 +95,7 @@ def test_short_recordings_round_the_number_of_latents_down(vae, num_samples):
     assert AudioEncoder(vae.encoder).encode(waveform, seeded()).shape == (1, num_samples // 2048, 64)
 
 
+@pytest.mark.slow
 def test_long_recordings_go_through_overlapping_windows(vae):
     encoder = AudioEncoder(vae.encoder)
     num_samples = ENCODE_WINDOW_SAMPLES + 5000

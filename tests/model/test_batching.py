@@ -96,6 +96,7 @@ def with_text(clip, text_1LC):
     return replace(clip, conditions=replace(clip.conditions, text_1LC=text_1LC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "sample"), SAMPLERS)
 def test_a_clip_in_company_equals_the_clip_alone(variant, sample):
     model = lively_transformer(variant)

@@ -76,6 +76,7 @@ def pair(cache):
     return plain, compiled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIPS)
 @torch.inference_mode()
 def test_the_graph_gives_the_plain_velocities_of_any_clips(pair, name):
@@ -86,6 +87,7 @@ def test_the_graph_gives_the_plain_velocities_of_any_clips(pair, name):
         assert relative_error(one, other) < 1e-5
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_other_clips_do_not_compile_anew(pair, monkeypatch):
     def refuse(*args, **kwargs):
@@ -132,6 +134,7 @@ def doubled(cache, **facts):
     return load_or_compile(double, example, {0: (0,)}, facts, cache)
 
 
+@pytest.mark.slow
 def test_a_damaged_graph_is_compiled_anew(tmp_path, caplog):
     cache, x_NC, scale = LocalCompileCache(tmp_path), torch.arange(15.0).view(5, 3), torch.full((3,), 2.0)
 

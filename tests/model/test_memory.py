@@ -97,6 +97,7 @@ def test_the_plain_path_is_what_a_real_run_takes(variant, num_clips):
     assert planned == pytest.approx(real_peak(run, network), rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("form", ["plain", "packed", "fp8"])
 def test_a_layer_of_each_kind_is_enough(variant, form):
@@ -157,6 +158,7 @@ class WatchedTransformer(Transformer):
         return super().forward(video_VC, audio_AC, text_LC, positions, levels_S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["guided", "distilled", "super_resolution", "guided_super_resolution"])
 def test_samplers_hold_no_more_latents_than_are_planned_for(sampler):
     config = tiny_config("sr_540p" if "super" in sampler else "base")

@@ -115,6 +115,7 @@ def test_every_group_in_bf16_is_as_near_as_the_recordings():
     }
 
 
+@pytest.mark.slow
 def test_8_bit_floats_are_as_near_as_their_mantissa_lets_them_be():
     """Linear layers of random networks: what trained ones lose is in docs/performance.md."""
     for folder in (GOLDEN, GOLDEN.with_name("golden_other")):
@@ -126,6 +127,7 @@ def test_8_bit_floats_are_as_near_as_their_mantissa_lets_them_be():
         assert all(0.05 < errors[name] < (0.5 if "cfg" in name else 0.25) for name in GENERATED), errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp8"])
 def test_recordings_of_other_sizes_are_equalled_too(precision):
     """Another depth, width, head size, experts, windows, clips, strides and chunks: see tests/record_golden.py."""
@@ -137,6 +139,7 @@ def test_recordings_of_other_sizes_are_equalled_too(precision):
     assert results["transformer.sr.out_video"].num_tensors == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("comparison", "file", "key", "expected"),
     [
@@ -222,6 +225,7 @@ def test_the_image_is_known_by_the_first_frame(tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_one_number_that_is_none_fails_its_group(tmp_path, precision, value):
@@ -304,6 +308,7 @@ def test_unused_noise_fails(tmp_path):
     assert failed_groups(tmp_path) == {"sampling.distilled8.video", "sampling.distilled8.audio"}
 
 
+@pytest.mark.slow
 def test_without_a_bf16_recording_float32_is_judged_and_bf16_told(tmp_path):
     copy_golden(tmp_path, "transformer", "sampling")
     (tmp_path / "sampling_bf16.safetensors").unlink()
@@ -332,6 +337,7 @@ def test_the_attention_compared_is_the_one_a_job_chooses(monkeypatch):
     assert {layer.attention.backend for layer in model.block.layers} == set(chosen.values())
 
 
+@pytest.mark.slow
 def test_module_prints_a_line_per_group_and_needs_no_engine():
     program = (
         "import sys, torch; torch.set_num_threads(1); from jobs.parity import main; status = main(sys.argv[1:]); "

@@ -239,6 +239,7 @@ print(json.dumps({"weights": weights, "peak": memory("VmHWM") - before}))
 """
 
 
+@pytest.mark.slow
 def test_loading_holds_little_more_than_the_weights(tmp_path):
     """A checkpoint of 4 GB in float32, of which half stays: reading it whole first would hold 4 GB more."""
     config = release_config("base")

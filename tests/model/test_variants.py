@@ -69,6 +69,7 @@ def spoilt(shapes):
             yield name, shapes | {name: shape[::-1]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["base", "sr_1080p"])
 def test_one_wrong_tensor_is_the_one_that_is_named(variant):
     shapes = shapes_of(tiny_config(variant))

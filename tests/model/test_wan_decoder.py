@@ -61,6 +61,7 @@ def test_a_file_with_the_decoder_alone_is_enough(weights, recorded):
     assert relative_error(frames, recorded["T1.decoded"][0]) < FP32_LIMIT
 
 
+@pytest.mark.slow
 def test_only_one_chunk_is_alive(decoder):
     """The pixels of a chunk are free before the next are computed, and nothing is computed before it is asked for."""
     num_started = 0

@@ -7,6 +7,7 @@ import time
 import warnings
 from pathlib import Path
 
+import pytest
 import ray
 
 from actors.request import ClipRequest
@@ -59,6 +60,7 @@ def lines_written(since: float, number: int) -> list[dict]:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_every_line_about_a_clip_names_it_whoever_wrote_it(cluster):
     since = time.time()
     connect(cluster.address)

@@ -58,6 +58,7 @@ def test_a_run_of_nothing_but_such_records_is_one_line(tmp_path):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_one_line(tmp_path):
     commit_grey(tmp_path, *[f"clip-{number}" for number in range(24)])
 

@@ -59,6 +59,7 @@ def shown(page: Page) -> list[str]:
     return page.evaluate("[...document.querySelectorAll('.card')].filter((c) => c.checkVisibility()).map((c) => c.id)")
 
 
+@pytest.mark.slow
 def test_clips_play_one_at_a_time(visits, url):
     page = visits.open(url)
     assert not [name for name in visits.requests if name.endswith(".mp4")], "nothing is loaded before it is asked for"
@@ -80,6 +81,7 @@ def test_clips_play_one_at_a_time(visits, url):
     assert page.locator('[id="row-02"] video').evaluate("(video) => video.paused"), "what is hidden is silent"
 
 
+@pytest.mark.slow
 def test_filters_keyboard_and_links(visits, url):
     page = visits.open(url)
     every = shown(page)
@@ -105,6 +107,7 @@ def test_filters_keyboard_and_links(visits, url):
     assert other.locator('[id="row-11"] h2 a').evaluate("(link) => link.href") == f"{url}#row-11"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out_in_wide_and_narrow_windows(visits, url, scheme):
     for width in (1440, 390):

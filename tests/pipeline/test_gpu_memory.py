@@ -63,6 +63,7 @@ def test_1080p_of_five_seconds_takes_76_gb_at_most(contents):
         assert needed["super_resolution"] > 40
 
 
+@pytest.mark.slow
 def test_1080p_of_fifteen_seconds_fits_80_gb_only_compiled(contents):
     needed = [actors_gb(contents, clip("1080p", seconds=15), is_compiled=x)["super_resolution"] for x in (True, False)]
     assert needed[0] <= 76
@@ -75,6 +76,7 @@ def test_stages_are_those_of_the_lane(contents):
     assert list(actors_gb(contents, clip("540p"))) == stages
 
 
+@pytest.mark.slow
 def test_the_longest_clip_and_the_largest_size_count(contents):
     short, long = clip("1080p", seconds=5), clip("1080p", seconds=9)
     both = actors_gb(contents, short, long)

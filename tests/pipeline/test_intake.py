@@ -26,6 +26,7 @@ def read(manifest, output):
     return rows, letters, counts, [(work.lane, work.counts, work.examples) for work in works]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_manifest_read_by_several_processes_is_sorted_as_by_one(tmp_path, monkeypatch):
     manifest, output = tmp_path / "m.jsonl", tmp_path / "out"

@@ -42,9 +42,10 @@ def soon(monkeypatch):
 
 def helpers(pid=None):
     children = psutil.Process(pid).children()
-    return [child for child in children if "pipeline.row_helper" in child.cmdline()]
+    return [child for child in children if any("row_helper" in part for part in child.cmdline())]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("soon")
 @pytest.mark.timeout(120)
 def test_helpers_find_what_one_process_finds_in_the_same_order(manifest, monkeypatch):
@@ -96,6 +97,16 @@ def test_without_its_helpers_the_process_goes_on_alone(tmp_path, caplog):
                 helper.kill()
     assert found == [values["id"] for values in rows]
     assert "got end of file during message" in caplog.text
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.timeout(120)
+def test_a_folder_of_the_same_name_is_not_taken_for_ours(manifest, tmp_path, monkeypatch, caplog):
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline/__init__.py").write_text("raise ImportError('somebody else')")
+    monkeypatch.chdir(tmp_path)
+    assert len(list(checked_rows(manifest, RowValidator(manifest), {}))) == NUM_ROWS
+    assert not caplog.records, "they helped"
 
 
 @pytest.mark.usefixtures("soon")

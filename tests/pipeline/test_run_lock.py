@@ -103,6 +103,7 @@ def race(output, num_runs=8):
         return [lock for lock in pool.map(enter, range(num_runs)) if lock is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_stale", [False, True])
 def test_one_of_eight_wins(output, is_stale):
     for number in range(3):
@@ -141,6 +142,7 @@ def start(script, *arguments):
     return subprocess.Popen([sys.executable, "-c", script, *arguments], text=True, cwd=ROOT, **pipes)
 
 
+@pytest.mark.slow
 def test_one_of_eight_processes_wins(tmp_path, s3_bucket):
     outputs = [f"{tmp_path}/disk-new", f"{tmp_path}/disk-stale", f"{s3_bucket}/s3-new", f"{s3_bucket}/s3-stale"]
     for output in outputs[1::2]:
@@ -187,6 +189,7 @@ def test_a_run_killed_on_this_machine_gives_way_at_once(output):
         holder.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["local", "s3"], indirect=True)
 def test_a_run_killed_elsewhere_is_in_the_way_until_it_is_stale(output, monkeypatch):
     monkeypatch.setattr(run_lock, "_process", lambda pid: "")  # another machine's processes are not known
@@ -206,6 +209,7 @@ def test_a_run_killed_elsewhere_is_in_the_way_until_it_is_stale(output, monkeypa
         holder.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["local", "s3"], indirect=True)
 def test_a_run_that_slept_too_long_learns_that_it_lost(output):
     holder = start(HOLDER, output, "2")
@@ -240,6 +244,7 @@ def test_a_lock_that_somebody_removes_is_lost(output):
     assert read_lock(output) is None
 
 
+@pytest.mark.slow
 def test_who_looks_and_tries_does_no_harm(output):
     with RunLock(output, heartbeat_s=0.02, stale_s=60.0) as lock:
         end = time.monotonic() + 2.0

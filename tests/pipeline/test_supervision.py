@@ -86,6 +86,7 @@ class Lane:
 IDS = [f"c{number}" for number in range(12)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("driver")
 def test_in_phases_a_stage_begins_when_the_one_before_has_ended(tmp_path):
     lane = Lane(tmp_path, IDS, is_phased=True)
@@ -108,7 +109,9 @@ def test_a_row_that_kills_its_worker_fails_after_three_tries_and_takes_no_other_
     assert outcomes.pop("poison").reason == "its worker process died 3 times while at work on it"
     assert set(outcomes.values()) == {None}
     counts = lane.watch.board.snapshot()
-    assert (counts.passed, counts.failed) == ({"conditioning": 18, "decoding": 18}, {"conditioning": 1})
+    # Once more for each clip whose worker died after it and before Ray had it.
+    assert counts.passed.pop("conditioning") >= 18
+    assert (counts.passed, counts.failed) == ({"decoding": 18}, {"conditioning": 1})
     assert lane.num_tries("conditioning", "poison") == 3
     assert {"poison": {"conditioning": 1}} in [
         {clip: stages for clip, stages in deaths.items() if clip == "poison"} for deaths in lane.deaths
@@ -131,6 +134,7 @@ def test_workers_killed_from_outside_cost_no_row(tmp_path):
     assert outcomes == dict.fromkeys(f"c{number}" for number in range(30))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("driver")
 def test_a_pool_that_cannot_start_ends_the_run_though_another_finds_no_place(tmp_path):
     lane, started = Lane(tmp_path, IDS, first=Unable, second_gpus=1.0), time.monotonic()
@@ -151,6 +155,7 @@ def test_a_lane_that_hangs_is_ended_and_the_clip_that_hung_counts_as_one_that_ki
     assert lane.deaths[-1] == {"hanging": {"conditioning": 1}}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("driver")
 def test_told_to_stop_it_ends_soon(tmp_path, monkeypatch):
     monkeypatch.setattr(supervision, "RELEASE_S", 2.0)

@@ -24,6 +24,7 @@ def measure():
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["base", "distillation"])
 def test_precision_and_method_are_the_recipes(measure, stage):
     narrow, wide = measure(stage, precision="bf16"), measure(stage, precision="fp32")

@@ -26,6 +26,7 @@ def test_lines_are_found_as_prompts_write_them():
     assert find_word("fr", "Guten Morgen") is None
 
 
+@pytest.mark.slow
 def test_prompts_end_lines_as_their_language_does_and_the_word_is_found():
     clips = [SmallWorldClip.sample(1, index) for index in range(3 * len(WORDS))]
     assert all(find_word(clip.word.language, clip.line) is clip.word for clip in clips)
@@ -33,6 +34,7 @@ def test_prompts_end_lines_as_their_language_does_and_the_word_is_found():
     assert endings == {(language, ending) for language, endings in ENDINGS.items() for ending in endings}
 
 
+@pytest.mark.slow
 def test_all_words_are_heard_and_two_voices_differ():
     for word in WORDS:
         woman, man = speak(word, "woman", 165, 50), speak(word, "man", 165, 50)

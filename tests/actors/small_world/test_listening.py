@@ -22,6 +22,7 @@ def said(word, person="woman", speed_wpm=172, pitch=47, onset_frame=3) -> np.nda
     return place(speech, onset_frame, onset_frame + len(speech) // 2048 + 4)
 
 
+@pytest.mark.slow
 def test_words_by_voices_without_a_reference_are_heard(recogniser):
     unseen_voice = hear_unseen_voice(recogniser, 2)
     for shares in (unseen_voice.word_accuracy, unseen_voice.language_accuracy):
@@ -29,6 +30,7 @@ def test_words_by_voices_without_a_reference_are_heard(recogniser):
         assert np.mean(list(shares.values())) >= 0.98
 
 
+@pytest.mark.slow
 def test_coded_quiet_and_noisy_words_are_heard(recogniser):
     rng = np.random.default_rng(0)
     picture = np.zeros((60, 64, 64, 3), np.uint8)
@@ -41,6 +43,7 @@ def test_coded_quiet_and_noisy_words_are_heard(recogniser):
     assert num_right >= len(WORDS[::4]) - 1
 
 
+@pytest.mark.slow
 def test_a_reference_is_nearest_to_itself_and_other_words_are_further(recogniser):
     for word in WORDS[::9]:
         sound = resample(said(word, speed_wpm=165, pitch=40), 51_200, SAMPLE_RATE_HZ)
@@ -50,6 +53,7 @@ def test_a_reference_is_nearest_to_itself_and_other_words_are_further(recogniser
         assert heard.margin > 0
 
 
+@pytest.mark.slow
 def test_silence_is_no_word_and_cannot_be_a_reference(recogniser):
     assert recogniser.hear(np.zeros(16_000, np.float32)) is None
     assert recogniser.hear(np.zeros(0, np.float32)) is None
@@ -67,6 +71,7 @@ def test_silence_is_cut_off_also_under_noise():
         assert np.abs(word).max() == pytest.approx(0.7)
 
 
+@pytest.mark.slow
 def test_the_word_is_told_from_the_line_of_another_language(recogniser):
     eight = replace(WORDS[0], language="de", spoken="Acht")
     assert recogniser.hear(resample(said(eight), 51_200, SAMPLE_RATE_HZ)).word.name == "de-8"

@@ -34,6 +34,7 @@ def test_shards_hold_the_clips_of_their_numbers(s3_bucket):
     assert torch.allclose(tensors["waveform"].float() / 32767, torch.from_numpy(clip.waveform()), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_latents_are_what_the_pipeline_would_make_of_the_same_pictures(tmp_path):
     write_tiny_checkpoint(tmp_path / "checkpoint")
     ClipShards(str(tmp_path / "clips"), seed=7, num_clips=6, clips_per_shard=6).write(0)

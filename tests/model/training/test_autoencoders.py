@@ -61,6 +61,7 @@ def run(task, samples, steps) -> list[float]:
     return [task.step(samples, index, torch.Generator().manual_seed(index))["loss"] for index in steps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TASKS)
 def test_the_loss_falls(kind):
     make_task, make_samples = TASKS[kind]
@@ -68,6 +69,7 @@ def test_the_loss_falls(kind):
     assert sum(losses[-4:]) < 0.75 * sum(losses[:4]), losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TASKS)
 def test_a_resumed_run_is_the_undisturbed_one(kind):
     make_task, make_samples = TASKS[kind]

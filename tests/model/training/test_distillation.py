@@ -143,6 +143,7 @@ def test_guidance_of_the_real_score_is_the_samplers(make_transformer, clips, neg
         torch.testing.assert_close(guided[number].audio_1AC, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_matching_brings_a_new_student_to_the_bases_clips(make_transformer, make_task, trained_base, train, clips):
     """The student, and the fake score with it, begin from weights that know nothing."""
     new = make_transformer(seed=3, is_lively=True)
@@ -160,6 +161,7 @@ def test_matching_brings_a_new_student_to_the_bases_clips(make_transformer, make
     assert after - of_base < 0.35 * (before - of_base)
 
 
+@pytest.mark.slow
 def test_the_discriminator_learns_and_reaches_the_student(make_task, train, clips):
     task = make_task(replace(WITH_GAN, shares=MIXED))
     reports = train(task, clips, 25)
@@ -219,6 +221,7 @@ def test_the_warm_ups_targets_are_where_small_guided_steps_end(make_transformer,
     assert seen == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_the_warm_up_brings_few_steps_nearer_to_the_base(make_task, trained_base, train, clips):
     config = replace(CONFIG, warm_up=WarmUpConfig(num_steps=40), shares=ConditionShares(0, 0, 0))
     task = make_task(config, base=trained_base)

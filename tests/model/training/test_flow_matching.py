@@ -28,6 +28,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"attention_gates": False}, {"timestep_embedding": True}])
 def test_the_loss_falls_and_is_the_samples_variance_at_first(make_task, train, clips, changes):
     reports = train(make_task(replace(CONFIG, shares=NEVER), **changes), clips, 60)

@@ -45,6 +45,7 @@ def test_the_peak_counts_what_waits_for_the_backward_pass():
         assert memory.live_bytes == 1_000_000  # the gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute_dtype", [torch.bfloat16, torch.float32])
 def test_the_dry_run_measures_what_a_real_run_takes(compute_dtype):
     """The same network on the CPU, with numbers and torch's attention, counted in the same way."""
@@ -65,6 +66,7 @@ def test_the_dry_run_measures_what_a_real_run_takes(compute_dtype):
         assert dry.activations_bytes == pytest.approx(memory.peak_bytes, rel=0.05)
 
 
+@pytest.mark.slow
 def test_full_size_is_divided_over_gpus():
     config = release_config("base")
     clip = SequenceLayout(32, 16, 28, 126, 300)
@@ -78,6 +80,7 @@ def test_full_size_is_divided_over_gpus():
     assert kept.activations_bytes > 5 * on_8.activations_bytes
 
 
+@pytest.mark.slow
 def test_distillation_holds_three_networks():
     config = tiny_config("base")
     base, distilled = base_training_memory(config, [CLIP], 2), distillation_memory(config, [CLIP], 2)

@@ -85,6 +85,7 @@ def learn(rank, num_workers, port, path):
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_workers_that_divide_the_work_learn_what_one_does(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

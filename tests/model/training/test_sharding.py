@@ -187,6 +187,7 @@ def results(tmp_path_factory):
     return [torch.load(path / f"{rank}.pt") for rank in range(NUM_WORKERS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_sharded_workers_learn_what_workers_with_all_weights_do(results, case):
     for result in results:
@@ -196,6 +197,7 @@ def test_sharded_workers_learn_what_workers_with_all_weights_do(results, case):
         torch.testing.assert_close(sharded_tensors, tensors, rtol=1e-2, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_all_workers_end_with_the_same_weights(results, case):
     for one, other in zip(results[0][case], results[1][case], strict=True):
@@ -203,6 +205,7 @@ def test_all_workers_end_with_the_same_weights(results, case):
         assert all(torch.equal(tensor, other[1][name]) for name, tensor in one[1].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_first_worker_alone_gets_what_is_exported(results, case):
     for (_, averages, exported), (_, _, others) in zip(results[0][case], results[1][case], strict=True):
@@ -212,6 +215,7 @@ def test_the_first_worker_alone_gets_what_is_exported(results, case):
         assert others == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_release_recipes_make_the_same_networks_sharded_as_whole(results, stage):
     for result in results:
@@ -225,18 +229,21 @@ def test_release_recipes_make_the_same_networks_sharded_as_whole(results, stage)
         assert torch.equal(real.float(), fake)
 
 
+@pytest.mark.slow
 def test_no_network_is_whole_while_sharded_ones_are_made(results):
     for result in results:
         peak_bytes, left_bytes = result["most_bytes"]
         assert peak_bytes == left_bytes
 
 
+@pytest.mark.slow
 def test_a_worker_holds_as_much_as_the_dry_run_says(results):
     for result in results:
         expected, found = result["shard_bytes"]
         assert found == expected
 
 
+@pytest.mark.slow
 def test_latents_of_all_workers_have_the_statistics_they_have_with_one(results):
     alone = latent_statistics(Replicas(), torch.cat)
     for result in results:

@@ -70,6 +70,7 @@ def test_every_level_of_the_sampler_is_trained_equally_often_and_no_other(make_t
     assert sorted(levels.tolist()) == sorted(2 * sigmas[:-1].tolist())
 
 
+@pytest.mark.slow
 def test_the_exported_model_learns_to_double_a_latent(make_task, train, clips):
     """After some steps on one clip it comes closer to the large latent than resizing does."""
     task = make_task(replace(CONFIG, shares=TEXT_ONLY, optimiser=OptimiserConfig(5e-3, num_steps=300)))

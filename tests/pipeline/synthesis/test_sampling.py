@@ -121,6 +121,7 @@ def test_a_line_is_given_the_seconds_it_needs():
     assert {clip.request.seconds for clip in long} == {4.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [0.0001, 0.01, 0.1, 0.3])
 @pytest.mark.parametrize("has_seconds", [True, False])
 def test_hours_are_met_within_a_clip(hours, has_seconds):
@@ -144,6 +145,7 @@ def test_requests_are_as_the_recipe_says():
     assert len(seeds) == 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
