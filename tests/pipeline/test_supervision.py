@@ -109,8 +109,8 @@ def test_a_row_that_kills_its_worker_fails_after_three_tries_and_takes_no_other_
     assert outcomes.pop("poison").reason == "its worker process died 3 times while at work on it"
     assert set(outcomes.values()) == {None}
     counts = lane.watch.board.snapshot()
-    # Once more for each clip whose worker died after it and before Ray had it.
-    assert counts.passed.pop("conditioning") >= 18
+    # A clip passes again if its worker died after it and before Ray had it, and never without having been tried again.
+    assert 18 <= counts.passed.pop("conditioning") <= sum(lane.num_tries("conditioning", clip) for clip in outcomes)
     assert (counts.passed, counts.failed) == ({"decoding": 18}, {"conditioning": 1})
     assert lane.num_tries("conditioning", "poison") == 3
     assert {"poison": {"conditioning": 1}} in [
